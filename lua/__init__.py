@@ -1,0 +1,1 @@
+"""The Lua scripts that decide every money question, one transition a file."""

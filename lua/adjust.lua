@@ -1,0 +1,61 @@
+#!lua
+-- PURPOSE  correct an account by a signed amount, with a reason; counts in granted, pays debt first
+-- KEYS     meta lease:new lease:finish stream due acct open members record
+-- ARGV     account context amount fingerprint window_ms absent_mark metadata key
+-- RETURNS  movement
+-- CODES    OK REPLAY MALFORMED FENCED NO_FINISH CLOCK FULL MISS MISS_KEY REUSED NO_NEW BACKLOG CLOSED DUE AMOUNT_LIMIT FUNDS
+-- APPENDS  adjust
+-- include: lib/codes.lua
+-- include: lib/number.lua
+-- include: lib/clock.lua
+-- include: lib/nonce.lua
+-- include: lib/fence.lua
+-- include: lib/account.lua
+-- include: lib/grants.lua
+-- include: lib/entry.lua
+-- include: lib/record.lua
+-- include: lib/movement.lua
+-- include: lib/deadlines.lua
+
+local size, fingerprint, window_ms, key = int((string.gsub(ARGV[3], '^-', ''))), ARGV[4], int(ARGV[5]), ARGV[8]
+if not size or size < 1 then return {MALFORMED, 3} end
+if not window_ms then return {MALFORMED, 5} end
+local takes = string.sub(ARGV[3], 1, 1) == '-'
+
+local now = now_ms()
+local meta, refusal = fence(now)
+if not meta then return refusal end
+
+local fields = read_account()
+if not fields then return {MISS} end
+local rec = read_record(KEYS[9])
+local earlier = recall_movement(rec, 'adjust', fingerprint)
+if earlier then return earlier end
+if key_unknown(fields, int(ARGV[6]), window_ms, now) then return {MISS_KEY} end
+if meta.no_new then return {meta.no_new} end
+if fields.status == 'closed' then return {CLOSED} end
+
+local book = open_book(fields, meta)
+if takes then
+  local first_expire = (book.available < size or grants_due(book, now)) and due(book, now)
+  if first_expire then return first_expire end
+  if book.available < size then return {FUNDS, book.available} end
+  draw(book, size, {})
+else
+  if book.available + book.held + size > MAX_AMOUNT then return {AMOUNT_LIMIT} end
+  local rest = pay_debt(book, size)
+  book.base = book.base + rest
+  book.available = book.available + rest
+end
+book.granted = takes and -size or size
+local changes
+rec, changes = new_movement('adjust', book.granted, now, fingerprint, ARGV[7], book)
+post(book, 'adjust', now, text(book.granted), field('key', key) .. field('opened', rec.opened)
+  .. object('record', changes))
+put(book, 'last_grant_seq', text(meta.seq))
+check_book(book)
+
+append_all(book)
+write_account(book)
+write_record(KEYS[9], changes, now + window_ms)
+return movement_reply(OK, rec, book.available, book.held, book.version, meta.seq, meta.chain)

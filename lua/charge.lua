@@ -1,0 +1,78 @@
+#!lua
+-- PURPOSE  take credits for work that is already done or priced: reserve and commit in one
+-- KEYS     meta lease:new lease:finish stream due acct open members record
+-- ARGV     account context amount on_shortfall member fingerprint window_ms absent_mark metadata key
+-- RETURNS  movement
+-- CODES    OK REPLAY MALFORMED FENCED NO_FINISH CLOCK FULL MISS MISS_KEY REUSED NO_NEW BACKLOG FROZEN CLOSED DUE LIMIT AMOUNT_LIMIT FUNDS
+-- APPENDS  charge
+-- include: lib/codes.lua
+-- include: lib/number.lua
+-- include: lib/clock.lua
+-- include: lib/nonce.lua
+-- include: lib/fence.lua
+-- include: lib/period.lua
+-- include: lib/account.lua
+-- include: lib/grants.lua
+-- include: lib/entry.lua
+-- include: lib/record.lua
+-- include: lib/movement.lua
+-- include: lib/limits.lua
+-- include: lib/deadlines.lua
+
+local amount, on_shortfall, member_id, fingerprint = int(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
+local window_ms, key = int(ARGV[7]), ARGV[10]
+if not amount or amount < 1 then return {MALFORMED, 3} end
+if not window_ms then return {MALFORMED, 7} end
+
+local now = now_ms()
+local meta, refusal = fence(now)
+if not meta then return refusal end
+
+local fields = read_account()
+if not fields then return {MISS} end
+local rec = read_record(KEYS[9])
+local earlier = recall_movement(rec, 'charge', fingerprint)
+if earlier then return earlier end
+if key_unknown(fields, int(ARGV[8]), window_ms, now) then return {MISS_KEY} end
+if meta.no_new then return {meta.no_new} end
+if fields.status == 'frozen' then return {FROZEN} end
+if fields.status == 'closed' then return {CLOSED} end
+
+local book, today = open_book(fields, meta), day_of(now)
+local used, member = read_used(fields, today), read_member(member_id, today)
+local limit = denied(fields, used, member, amount, amount)
+local short = amount - math.max(book.available + stored(fields.overdraft_limit), 0)
+if limit or short > 0 or grants_due(book, now) then
+  local first_expire = due(book, now)
+  if first_expire then return first_expire end
+  if limit then return {LIMIT, limit} end
+end
+local uncollected = 0
+if short > 0 and on_shortfall == 'reject' then return {FUNDS, book.available} end
+if short > 0 and on_shortfall == 'cap' then
+  amount, uncollected = amount - short, short
+end
+if amount - book.available > MAX_AMOUNT or not used_fits(used, amount)
+  or member and not used_fits(member.used, amount) then
+  return {AMOUNT_LIMIT}
+end
+
+local changes
+draw(book, amount, {})
+book.spent = amount
+count_used(book, used, member, today, amount)
+rec, changes = new_movement('charge', amount, now, fingerprint, ARGV[9], book)
+change(rec, changes, 'state', 'committed')
+change(rec, changes, 'committed', text(amount))
+if uncollected > 0 then change(rec, changes, 'uncollected', text(uncollected)) end
+if member then change(rec, changes, 'member', member_id) end
+post(book, 'charge', now, text(amount), field('key', key) .. field('opened', rec.opened)
+  .. field('member', member_id) .. field('uncollected', uncollected > 0 and text(uncollected))
+  .. used_tail(today, amount) .. object('record', changes))
+check_book(book)
+
+append_all(book)
+write_account(book)
+write_member(book)
+write_record(KEYS[9], changes, now + window_ms)
+return movement_reply(OK, rec, book.available, book.held, book.version, meta.seq, meta.chain)

@@ -1,0 +1,83 @@
+#!lua
+-- PURPOSE  move the deadline of an open hold, and set more aside in it
+-- KEYS     meta lease:new lease:finish stream due acct open members record
+-- ARGV     account context ttl_ms add_amount op_key fingerprint key
+-- RETURNS  hold
+-- CODES    OK REPLAY MALFORMED FENCED NO_FINISH CLOCK FULL MISS MISS_RECORD REUSED NO_NEW BACKLOG FROZEN CLOSED HOLD_COMMITTED HOLD_RELEASED HOLD_EXPIRED KEYS_FULL DUE LIMIT AMOUNT_LIMIT FUNDS
+-- APPENDS  extend
+-- include: lib/codes.lua
+-- include: lib/number.lua
+-- include: lib/clock.lua
+-- include: lib/nonce.lua
+-- include: lib/fence.lua
+-- include: lib/period.lua
+-- include: lib/account.lua
+-- include: lib/grants.lua
+-- include: lib/entry.lua
+-- include: lib/record.lua
+-- include: lib/hold.lua
+-- include: lib/limits.lua
+-- include: lib/deadlines.lua
+
+local ttl_ms, add, op_key, fingerprint, key = int(ARGV[3]), int(ARGV[4]), ARGV[5], ARGV[6], ARGV[7]
+if ARGV[3] ~= '' and (not ttl_ms or ttl_ms < 1) then return {MALFORMED, 3} end
+if ARGV[4] ~= '' and (not add or add < 1) then return {MALFORMED, 4} end
+if add and op_key == '' then return {MALFORMED, 5} end
+
+local now = now_ms()
+local meta, refusal = fence(now)
+if not meta then return refusal end
+
+local fields = read_account()
+if not fields then return {MISS} end
+local rec = read_record(KEYS[9])
+if not rec then return {MISS_RECORD} end
+if rec.kind ~= 'hold' then return {MISS_RECORD, 1} end
+local earlier = op_key ~= '' and recall(rec, 'extend', op_key, fingerprint)
+if earlier then return earlier end
+if add and meta.no_new then return {meta.no_new} end
+if add and fields.status == 'frozen' then return {FROZEN} end
+if add and fields.status == 'closed' then return {CLOSED} end
+if rec.state ~= 'held' then return ended(rec) end
+if op_key ~= '' and stored(rec.ops) >= MAX_KEYS - 1 then return {KEYS_FULL} end
+if now >= stored(rec.deadline) then return {DUE, key} end
+
+local book, changes = open_book(fields, meta), {}
+local used, made_day = read_used(fields, day_of(now)), day_of(stored(rec.made))
+local member, draws = read_member(rec.member or '', used.day), parse_draws(rec.draws)
+redis.call('ZSCORE', KEYS[7], key) -- a damaged key refuses here, before any write
+if add then
+  local limit = denied(fields, used, member, add, stored(rec.amount) + add)
+  local short = book.available + stored(fields.overdraft_limit) < add
+  if limit or short or grants_due(book, now) then
+    local first_expire = due(book, now)
+    if first_expire then return first_expire end
+    if limit then return {LIMIT, limit} end
+    if short then return {FUNDS, book.available} end
+  end
+  if book.held + add > MAX_AMOUNT or stored(rec.amount) + add > MAX_AMOUNT or not used_fits(used, add)
+    or member and not used_fits(member.used, add) then
+    return {AMOUNT_LIMIT}
+  end
+  draw(book, add, draws)
+  book.held = book.held + add
+  count_used(book, used, member, made_day, add)
+  change(rec, changes, 'amount', text(stored(rec.amount) + add))
+  change(rec, changes, 'remaining', text(stored(rec.remaining) + add))
+  if #draws > 0 then change(rec, changes, 'draws', draws_text(draws)) end
+end
+local deadline = math.max(stored(rec.deadline), now + (ttl_ms or 0))
+if op_key == '' and deadline == stored(rec.deadline) then return hold_now(OK, rec, fields) end
+change(rec, changes, 'deadline', text(deadline))
+if op_key ~= '' then remember(rec, changes, 'extend', op_key, fingerprint, outcome(book, 0), false) end
+post(book, 'extend', now, text(add or 0), field('key', op_key) .. field('hold', key)
+  .. field('opened', rec.opened) .. field('member', rec.member) .. used_tail(made_day, add or 0)
+  .. object('record', changes))
+check_book(book)
+
+append_all(book)
+write_account(book)
+write_member(book)
+write_record(KEYS[9], changes)
+redis.call('ZADD', KEYS[7], text(deadline), key)
+return hold_reply(OK, rec, book.available, book.held, book.version, meta.seq, meta.chain)

@@ -1,0 +1,66 @@
+#!lua
+-- PURPOSE  put credits into an account; they pay debt first
+-- KEYS     meta lease:new lease:finish stream due acct open members record
+-- ARGV     account context amount priority expires_ms source fingerprint window_ms absent_mark metadata key
+-- RETURNS  movement
+-- CODES    OK REPLAY MALFORMED FENCED NO_FINISH CLOCK FULL MISS MISS_KEY REUSED NO_NEW BACKLOG CLOSED AMOUNT_LIMIT
+-- APPENDS  grant
+-- include: lib/codes.lua
+-- include: lib/number.lua
+-- include: lib/clock.lua
+-- include: lib/nonce.lua
+-- include: lib/fence.lua
+-- include: lib/account.lua
+-- include: lib/grants.lua
+-- include: lib/entry.lua
+-- include: lib/record.lua
+-- include: lib/movement.lua
+-- include: lib/next_due.lua
+
+local amount, priority, expires = int(ARGV[3]), int(ARGV[4]), int(ARGV[5])
+local fingerprint, window_ms, key = ARGV[7], int(ARGV[8]), ARGV[11]
+if not amount or amount < 1 then return {MALFORMED, 3} end
+if not priority then return {MALFORMED, 4} end
+if ARGV[5] ~= '' and not expires then return {MALFORMED, 5} end
+if not window_ms then return {MALFORMED, 8} end
+
+local now = now_ms()
+local meta, refusal = fence(now)
+if not meta then return refusal end
+
+local fields = read_account()
+if not fields then return {MISS} end
+local rec = read_record(KEYS[9])
+local earlier = recall_movement(rec, 'grant', fingerprint)
+if earlier then return earlier end
+if key_unknown(fields, int(ARGV[9]), window_ms, now) then return {MISS_KEY} end
+if meta.no_new then return {meta.no_new} end
+if fields.status == 'closed' then return {CLOSED} end
+if expires and expires <= now then return {MALFORMED, 5} end
+
+local book = open_book(fields, meta)
+if book.available + book.held + amount > MAX_AMOUNT then return {AMOUNT_LIMIT} end
+local score = due_score()
+
+local changes
+local rest = pay_debt(book, amount)
+if expires and rest > 0 then
+  credit_grant(book, key, expires, priority, rest)
+else
+  book.base = book.base + rest
+  book.available = book.available + rest
+end
+book.granted = amount
+rec, changes = new_movement('grant', amount, now, fingerprint, ARGV[10], book)
+change(rec, changes, 'source', ARGV[6])
+if expires then change(rec, changes, 'expires', text(expires)) end
+post(book, 'grant', now, text(amount), field('key', key) .. field('opened', rec.opened)
+  .. field('source', rec.source) .. object('record', changes))
+put(book, 'last_grant_seq', text(meta.seq))
+check_book(book)
+
+append_all(book)
+write_account(book)
+write_record(KEYS[9], changes, now + window_ms)
+if expires then note_deadline(score, expires) end
+return movement_reply(OK, rec, book.available, book.held, book.version, meta.seq, meta.chain)

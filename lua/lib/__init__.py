@@ -1,0 +1,1 @@
+"""Shared parts of the Lua scripts, included by a checked include."""

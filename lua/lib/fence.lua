@@ -1,0 +1,21 @@
+-- May this Redis, in this life, decide about money now? Answers the shard's counters, or a refusal.
+-- Expects KEYS[1..3] = meta, lease:new, lease:finish.
+local B1 = 20000 -- unsettled entries that stop new spending: about 2 s of one shard at full speed
+local B2 = 4 * B1 -- and that stop everything: what Redis must keep may not grow without end
+
+local function fence(now)
+  local m = redis.call('HMGET', KEYS[1], 'nonce', 'seq', 'chain', 'settled', 'clock_ms')
+  if m[1] ~= NONCE then return nil, {FENCED} end
+  local lease = redis.call('MGET', KEYS[2], KEYS[3])
+  if lease[2] ~= NONCE then return nil, {NO_FINISH} end
+  if now < stored(m[5]) - CLOCK_SLACK_MS then return nil, {CLOCK} end
+  local meta = {seq = stored(m[2]), chain = m[3] or '', settled = stored(m[4])}
+  local backlog = meta.seq - meta.settled
+  if backlog >= B2 then return nil, {FULL} end
+  if lease[1] ~= NONCE then
+    meta.no_new = NO_NEW
+  elseif backlog >= B1 then
+    meta.no_new = BACKLOG
+  end
+  return meta
+end

@@ -1,0 +1,70 @@
+-- What an account and its members may use a day and a month. `used` counts holds in the UTC day and
+-- month in which they were made; what comes back goes there too, or nowhere once they are past.
+-- KEYS[8] = members: `<member>/limits` = "daily monthly max_hold", '-' for none;
+-- `<member>/used` = "day used month used". Limits are numbered as holdfast/codes.py names them.
+local LIMIT_MAX_HOLD, LIMIT_DAILY, LIMIT_MONTHLY, LIMIT_MAX_OPEN = 1, 2, 3, 4
+local LIMIT_MEMBER_MAX_HOLD, LIMIT_MEMBER_DAILY, LIMIT_MEMBER_MONTHLY = 5, 6, 7
+
+local function read_used(fields, day)
+  local month = month_of(day)
+  return {day = day, month = month,
+    daily = stored(fields.day) == day and stored(fields.used_day) or 0,
+    monthly = stored(fields.month) == month and stored(fields.used_month) or 0}
+end
+
+local function read_member(member, day)
+  if member == '' then return nil end
+  local got = redis.call('HMGET', KEYS[8], member .. '/limits', member .. '/used')
+  local m = {name = member, limits = {}}
+  for word in string.gmatch(got[1] or '- - -', '%S+') do m.limits[#m.limits + 1] = int(word) or false end
+  local d, ud, mo, um = string.match(got[2] or '', '^(%d+) (%d+) (%d+) (%d+)$')
+  m.used = read_used({day = d, used_day = ud, month = mo, used_month = um}, day)
+  return m
+end
+
+local function over(limit, used, amount)
+  return limit and used + amount > limit
+end
+
+-- The first limit that denies `amount` more, or nil. `more_open` asks for one more open hold, of
+-- `whole` in all.
+local function denied(fields, used, member, amount, whole, more_open)
+  if over(int(fields.max_hold), 0, whole) then return LIMIT_MAX_HOLD end
+  if over(int(fields.daily_limit), used.daily, amount) then return LIMIT_DAILY end
+  if over(int(fields.monthly_limit), used.monthly, amount) then return LIMIT_MONTHLY end
+  if more_open and over(int(fields.max_open_holds), more_open, 1) then return LIMIT_MAX_OPEN end
+  if not member then return nil end
+  if over(member.limits[3], 0, whole) then return LIMIT_MEMBER_MAX_HOLD end
+  if over(member.limits[1], member.used.daily, amount) then return LIMIT_MEMBER_DAILY end
+  if over(member.limits[2], member.used.monthly, amount) then return LIMIT_MEMBER_MONTHLY end
+end
+
+local function add_used(used, day, amount)
+  if used.day == day then used.daily = math.max(used.daily + amount, 0) end
+  if used.month == month_of(day) then used.monthly = math.max(used.monthly + amount, 0) end
+end
+
+local function used_fits(used, amount)
+  return used.daily + amount <= MAX_AMOUNT and used.monthly + amount <= MAX_AMOUNT
+end
+
+-- Count `amount` (may be negative) on the day a hold was made.
+local function count_used(book, used, member, day, amount)
+  if amount == 0 then return end
+  add_used(used, day, amount)
+  put(book, 'day', text(used.day))
+  put(book, 'used_day', text(used.daily))
+  put(book, 'month', text(used.month))
+  put(book, 'used_month', text(used.monthly))
+  if member then
+    add_used(member.used, day, amount)
+    book.member = member
+  end
+end
+
+local function write_member(book)
+  local m = book.member
+  if not m then return end
+  redis.call('HSET', KEYS[8], m.name .. '/used', text(m.used.day) .. ' ' .. text(m.used.daily) .. ' '
+    .. text(m.used.month) .. ' ' .. text(m.used.monthly))
+end

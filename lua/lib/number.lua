@@ -1,0 +1,22 @@
+-- Amounts are integers of microcredits, exact in a Lua number up to 2^53 and bounded well below.
+-- Nothing here uses tonumber() on unchecked text: it takes "nan", "inf" and "0x10".
+local MAX_AMOUNT = 9e15
+local MAX_COUNTER = 9.2e18 -- int64 less one amount: HINCRBY must never be what refuses
+
+-- Decimal text of 0 .. 9e15 as a number, or nil.
+local function int(s)
+  if type(s) ~= 'string' or #s > 16 or not string.find(s, '^%d+$') then return nil end
+  local n = tonumber(s)
+  if n <= MAX_AMOUNT then return n end
+end
+
+-- What a key of ours holds. Anything but an integer there is damage: raise before any write.
+local function stored(s)
+  if not s then return 0 end
+  if #s > 17 or not string.find(s, '^-?%d+$') then error('not an integer in a stored field: ' .. s) end
+  return tonumber(s)
+end
+
+local function text(n)
+  return string.format('%.0f', n)
+end

@@ -1,0 +1,67 @@
+#!lua
+-- PURPOSE  give back what is left in a hold
+-- KEYS     meta lease:new lease:finish stream due acct open members record
+-- ARGV     account context op_key fingerprint window_ms key
+-- RETURNS  hold
+-- CODES    OK REPLAY MALFORMED FENCED NO_FINISH CLOCK FULL MISS MISS_RECORD REUSED HOLD_COMMITTED HOLD_RELEASED DUE
+-- APPENDS  release forfeit
+-- include: lib/codes.lua
+-- include: lib/number.lua
+-- include: lib/clock.lua
+-- include: lib/nonce.lua
+-- include: lib/fence.lua
+-- include: lib/period.lua
+-- include: lib/account.lua
+-- include: lib/grants.lua
+-- include: lib/entry.lua
+-- include: lib/record.lua
+-- include: lib/hold.lua
+-- include: lib/limits.lua
+
+local op_key, fingerprint, window_ms, key = ARGV[3], ARGV[4], int(ARGV[5]), ARGV[6]
+if not window_ms then return {MALFORMED, 5} end
+
+local now = now_ms()
+local meta, refusal = fence(now)
+if not meta then return refusal end
+
+local fields = read_account()
+if not fields then return {MISS} end
+local rec = read_record(KEYS[9])
+if not rec then return {MISS_RECORD} end
+if rec.kind ~= 'hold' then return {MISS_RECORD, 1} end
+local earlier = recall(rec, 'release', op_key, fingerprint)
+if earlier then return earlier end
+if rec.state == 'expired' then return hold_now(OK, rec, fields) end -- it has gone back already
+if rec.state ~= 'held' then return ended(rec) end
+if now >= stored(rec.deadline) then return {DUE, key} end
+
+local book, rest = open_book(fields, meta), stored(rec.remaining)
+local used, made_day = read_used(fields, day_of(now)), day_of(stored(rec.made))
+local member = read_member(rec.member or '', used.day)
+redis.call('ZSCORE', KEYS[7], key) -- a damaged key refuses here, before any write
+
+local changes = {}
+book.held = book.held - rest
+local lost = give_back(book, parse_draws(rec.draws), rest, now)
+count_used(book, used, member, made_day, -rest)
+change(rec, changes, 'state', 'released')
+change(rec, changes, 'remaining', '0')
+change(rec, changes, 'ended', text(now))
+if rec.draws then change(rec, changes, 'draws', '') end
+remember(rec, changes, 'release', op_key, fingerprint, outcome(book, lost), true)
+post(book, 'release', now, text(rest), field('key', op_key) .. field('hold', key)
+  .. field('opened', rec.opened) .. field('member', rec.member) .. used_tail(made_day, -rest)
+  .. object('record', changes))
+if lost > 0 then
+  forfeit(book, lost)
+  post(book, 'forfeit', now, text(lost), field('hold', key))
+end
+check_book(book)
+
+append_all(book)
+write_account(book)
+write_member(book)
+write_record(KEYS[9], changes, now + window_ms)
+redis.call('ZREM', KEYS[7], key)
+return hold_reply(OK, rec, book.available, book.held, book.version, meta.seq, meta.chain)

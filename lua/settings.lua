@@ -1,0 +1,47 @@
+#!lua
+-- PURPOSE  change settings of an account, freeze, thaw or close it
+-- KEYS     meta lease:new lease:finish stream due acct open members
+-- ARGV     account context name value...
+-- RETURNS  account
+-- CODES    OK MALFORMED FENCED NO_FINISH CLOCK FULL MISS CLOSED NOT_ZERO
+-- APPENDS  settings freeze
+-- include: lib/codes.lua
+-- include: lib/number.lua
+-- include: lib/clock.lua
+-- include: lib/nonce.lua
+-- include: lib/fence.lua
+-- include: lib/account.lua
+-- include: lib/entry.lua
+-- include: lib/settings.lua
+-- include: lib/account_reply.lua
+
+local now = now_ms()
+local meta, refusal = fence(now)
+if not meta then return refusal end
+local fields = read_account()
+if not fields then return {MISS} end
+local changes, bad = read_settings(fields, 3)
+if not changes then return {MALFORMED, bad} end
+if #changes == 0 then return account_reply(OK, stored(fields.last_seq), '') end
+if fields.status == 'closed' then return {CLOSED} end
+
+local book, kind = open_book(fields, meta), 'settings'
+local overdraft = stored(fields.overdraft_limit)
+put_settings(book, changes)
+for i = 1, #changes, 2 do
+  if changes[i] == 'status' then kind = changes[i + 1] == 'closed' and 'settings' or 'freeze' end
+end
+if fields.status == 'closed' and (book.available ~= 0 or book.held ~= 0 or book.debt ~= 0) then
+  return {NOT_ZERO, 'status'}
+end
+-- Less overdraft than is in use would make the balance a debt that nobody agreed to.
+local now_allowed = stored(fields.overdraft_limit)
+if now_allowed < overdraft and book.available < -now_allowed then return {NOT_ZERO, 'overdraft_limit'} end
+redis.call('ZCARD', KEYS[7])
+post(book, kind, now, nil, object('settings', changes))
+check_book(book)
+
+append_all(book)
+write_account(book)
+clear_settings(changes)
+return account_reply(OK, meta.seq, meta.chain)

@@ -1,0 +1,81 @@
+"""What the ledger takes and hands on: arguments checked by name, then as the scripts want them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from holdfast.errors import InvalidRequest
+from holdfast.keys import is_id
+from holdfast.model import MAX_AMOUNT, Context
+from holdfast.shards import Argument
+
+MAX_TTL_S = 86_400
+# What each integer of a request may be, both ends included.
+_RANGES = {
+    "amount": (1, MAX_AMOUNT),
+    "min_amount": (1, MAX_AMOUNT),
+    "add_amount": (1, MAX_AMOUNT),
+    "ttl_seconds": (1, MAX_TTL_S),
+    "priority": (0, 1_000_000),
+    "daily_limit": (0, MAX_AMOUNT),
+    "monthly_limit": (0, MAX_AMOUNT),
+    "max_hold": (0, MAX_AMOUNT),
+}
+_ON_SHORTFALL = ("reject", "cap", "debt")
+
+
+def check(sent: Mapping[str, Any], lowest_amount: int = 1, **ids: str | None) -> None:
+    """Refuse, by name, what no script should see. Ids become parts of Redis keys.
+
+    A value that is None was left out. A bool is no integer here.
+    """
+    for name, value in ids.items():
+        if value is not None and not (isinstance(value, str) and is_id(value)):
+            raise InvalidRequest.of_field(name, "must be 1 to 128 of A-Z a-z 0-9 _ . : -")
+    for name, value in sent.items():
+        if value is None or name not in _RANGES:
+            continue
+        low, high = _RANGES[name] if name != "amount" else (lowest_amount, MAX_AMOUNT)
+        if type(value) is not int or not low <= value <= high:
+            raise InvalidRequest.of_field(name, f"must be an integer from {low} to {high}")
+    least = sent.get("min_amount")
+    if least is not None and least > sent["amount"]:
+        raise InvalidRequest.of_field("min_amount", "must not be more than amount")
+    if sent.get("on_shortfall") not in (None, *_ON_SHORTFALL):
+        raise InvalidRequest.of_field("on_shortfall", "must be reject, cap or debt")
+
+
+def or_empty(value: Argument | None) -> Argument:
+    return "" if value is None else value
+
+
+def as_json(value: Any) -> bytes:
+    return b"" if value is None else orjson.dumps(value)
+
+
+def given(pairs: list[Argument]) -> list[Argument]:
+    """The settings that are set; an account opens with the others clear."""
+    kept: list[Argument] = []
+    for name, value in zip(pairs[::2], pairs[1::2], strict=True):
+        if value not in ("", b""):
+            kept += [name, value]
+    return kept
+
+
+def context_text(context: Context, metadata: dict[str, Any] | None = None) -> bytes:
+    """The caller's words for the entry, as the JSON text that the script puts in."""
+    words: dict[str, Any] = {"request_id": context.request_id, "actor": context.actor}
+    if context.traceparent is not None:
+        words["traceparent"] = context.traceparent
+    if context.description is not None:
+        words["description"] = context.description
+    if context.reason is not None:
+        words["reason"] = context.reason
+    if metadata is None:
+        metadata = context.metadata
+    if metadata is not None:
+        words["metadata"] = metadata
+    return orjson.dumps(words)

@@ -1,0 +1,111 @@
+"""Waiting until the journal has an entry: durability `settled`.
+
+A wait ends only when the journal row (shard, seq) carries this entry's chain (for a replay, which
+answers no chain, this account and version): after a loss the same number may be given to another
+entry, and its caller alone may be told `settled`. NOTIFY is a hint that something settled; one
+query a process then decides for all who wait. Nobody polls: a wait asks once when it begins, and
+once for each hint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+
+import asyncpg
+
+from holdfast.errors import HoldfastError
+from holdfast.model import Durability, Receipt
+from holdfast.postgres import Pool
+from holdfast.queries import sql
+
+CHANNEL = "holdfast_settled"
+_RECONNECT_S = 0.5
+
+
+@dataclass(slots=True, eq=False)
+class _Wait:
+    account: str
+    receipt: Receipt
+    done: asyncio.Future[bool]
+
+
+class SettledWaits:
+    """All waits of one process, and the one connection that listens for them."""
+
+    def __init__(self, pool: Pool, dsn: str, wait_ms: int) -> None:
+        self._pool = pool
+        self._dsn = dsn
+        self._wait_s = wait_ms / 1000
+        self._waits: set[_Wait] = set()
+        self._hint = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        self._tasks = [
+            asyncio.create_task(self._listen()),
+            asyncio.create_task(self._decide()),
+        ]
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def wait(self, account: str, receipt: Receipt) -> Durability:
+        """`settled` once the journal has the entry; `unknown` where the wait runs out first."""
+        wait = _Wait(account, receipt, asyncio.get_running_loop().create_future())
+        self._waits.add(wait)
+        self._hint.set()
+        try:
+            async with asyncio.timeout(self._wait_s):
+                return "settled" if await wait.done else "unknown"
+        except TimeoutError:
+            return "unknown"
+        finally:
+            self._waits.discard(wait)
+
+    async def _listen(self) -> None:
+        """One connection that listens; lost, it is opened again after half a second, and asks."""
+        while True:
+            lost = asyncio.Event()
+            with suppress(OSError, asyncpg.PostgresError, TimeoutError):
+                conn = await asyncpg.connect(self._dsn, timeout=1)
+                try:
+                    conn.add_termination_listener(lambda _conn, lost=lost: lost.set())
+                    await conn.add_listener(CHANNEL, lambda *_args: self._hint.set())
+                    self._hint.set()
+                    await lost.wait()
+                finally:
+                    with suppress(OSError, asyncpg.PostgresError, TimeoutError):
+                        await conn.close(timeout=1)
+            await asyncio.sleep(_RECONNECT_S)
+
+    async def _decide(self) -> None:
+        while True:
+            await self._hint.wait()
+            self._hint.clear()
+            waits = [wait for wait in self._waits if not wait.done.done()]
+            if waits:
+                with suppress(HoldfastError):  # Postgres away: the next hint or the time-out
+                    await self._ask(waits)
+
+    async def _ask(self, waits: list[_Wait]) -> None:
+        async with self._pool.acquire() as conn:
+            rows = await conn.fetch(
+                sql("settled_entries"),
+                [wait.receipt.shard for wait in waits],
+                [wait.receipt.seq for wait in waits],
+            )
+        found = {(row["shard"], row["seq"]): row for row in rows}
+        for wait in waits:
+            receipt = wait.receipt
+            row = found.get((receipt.shard, receipt.seq))
+            if row is None or wait.done.done():
+                continue
+            if receipt.chain:
+                wait.done.set_result(row["chain"] == receipt.chain)
+            else:
+                same = row["account"] == wait.account and row["version"] == receipt.version
+                wait.done.set_result(same)

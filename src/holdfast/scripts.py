@@ -1,0 +1,131 @@
+"""The Lua scripts: their text, their contract, and their names in one generation of Redis.
+
+A script file names the parts it includes (`-- include: lib/number.lua`, in order, each once) and
+opens with a header that is its contract (lua/README.md has the grammar). The generation's nonce is
+written into the text, so that the name (SHA-1) of a script is unknown to any Redis that was not
+vetted under that generation: it answers NOSCRIPT and is closed by itself.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha1
+from importlib.resources import files
+from typing import Final
+
+_INCLUDE = re.compile(r"^-- include: (lib/[a-z_]+\.lua)$", re.M)
+_HEADER = re.compile(r"^-- (PURPOSE|KEYS|ARGV|RETURNS|CODES|APPENDS) *(.*)$", re.M)
+_NONCE_MARK: Final = "@NONCE@"
+NONCE_PATTERN: Final = re.compile(r"[0-9a-f]{32}")
+
+# What the API calls: one transition a script, and the reads.
+TRANSITIONS: Final = (
+    "open",
+    "settings",
+    "member",
+    "reserve",
+    "extend",
+    "commit",
+    "release",
+    "charge",
+    "refund",
+    "grant",
+    "adjust",
+    "expire",
+)
+READS: Final = ("account", "hold")
+# What cold loading and the settlement worker call.
+UPKEEP: Final = (
+    "load_part",
+    "load",
+    "evict",
+    "trim",
+    "settled",
+    "lease",
+    "entries",
+    "due",
+    "delete",
+    "restart",
+)
+# Loaded into every vetted Redis. `raise` is not among them: it is sent as text, for it is what
+# makes a nonce valid, and the only script without one.
+LOADED: Final = TRANSITIONS + READS + UPKEEP
+RAISE: Final = "raise"
+
+
+@dataclass(frozen=True)
+class Header:
+    """The contract at the head of a script, as words."""
+
+    purpose: str
+    keys: tuple[str, ...]
+    argv: tuple[str, ...]
+    returns: str
+    codes: tuple[str, ...]
+    appends: tuple[str, ...]
+
+
+def _read(path: str) -> str:
+    return files("holdfast.lua").joinpath(path).read_text(encoding="utf-8")
+
+
+def header(name: str) -> Header:
+    """The parsed header of a script. Raises KeyError where a line of the contract is missing."""
+    lines = dict(_HEADER.findall(_read(f"{name}.lua").split("\n\n", 1)[0]))
+    return Header(
+        purpose=lines["PURPOSE"],
+        keys=tuple(lines["KEYS"].split()),
+        argv=tuple(lines["ARGV"].split()),
+        returns=lines["RETURNS"],
+        codes=tuple(lines["CODES"].split()),
+        appends=tuple(lines["APPENDS"].split()),
+    )
+
+
+def includes(name: str) -> list[str]:
+    """The parts a script includes, in order. Raises ValueError where one is named twice."""
+    found: list[str] = _INCLUDE.findall(_read(f"{name}.lua"))
+    if len(set(found)) != len(found):
+        raise ValueError(f"lua/{name}.lua includes a part twice")
+    return found
+
+
+@lru_cache(maxsize=128)  # two builds of about 25 scripts, with room
+def template(name: str, test_clock: bool = False) -> str:
+    """A script with its parts included and the nonce still to be written in.
+
+    `test_clock` swaps `lib/clock.lua` for the clock of the test build, which tests can move.
+    """
+
+    def part(match: re.Match[str]) -> str:
+        path = match.group(1)
+        if test_clock and path == "lib/clock.lua":
+            path = "lib/clock_test.lua"
+        body = [ln for ln in _read(path).splitlines() if not ln.lstrip().startswith("--")]
+        return "\n".join(body)
+
+    includes(name)
+    text = _INCLUDE.sub(part, _read(f"{name}.lua"))
+    shebang, *rest = text.splitlines()
+    kept = [ln for ln in rest if ln.strip() and not ln.startswith("--")]
+    return "\n".join([shebang, *kept]) + "\n"
+
+
+def render(name: str, nonce: str, test_clock: bool = False) -> str:
+    """The text of a script for one generation. Raises ValueError for a nonce that is not 32 hex."""
+    if not NONCE_PATTERN.fullmatch(nonce):
+        raise ValueError("a nonce is 32 lower-case hexadecimal digits")
+    return template(name, test_clock).replace(_NONCE_MARK, nonce)
+
+
+@lru_cache(maxsize=256)  # generations that one process meets; each is about 4 kB
+def names(nonce: str, test_clock: bool = False) -> dict[str, bytes]:
+    """The name (SHA-1, hexadecimal) of every loaded script in the generation of `nonce`."""
+    return {
+        name: sha1(render(name, nonce, test_clock).encode(), usedforsecurity=False)
+        .hexdigest()
+        .encode()
+        for name in LOADED
+    }

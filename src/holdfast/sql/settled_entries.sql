@@ -1,0 +1,4 @@
+-- The journal rows of these (shard, seq), as far as they have settled.
+SELECT j.shard, j.seq, j.chain, j.account, j.version
+FROM unnest($1::smallint[], $2::bigint[]) AS asked (shard, seq)
+JOIN journal j ON j.shard = asked.shard AND j.seq = asked.seq
