@@ -27,7 +27,9 @@ _RANGES = {
 _ON_SHORTFALL = ("reject", "cap", "debt")
 
 
-def check(sent: Mapping[str, Any], lowest_amount: int = 1, **ids: str | None) -> None:
+def check(
+    sent: Mapping[str, Any], *, lowest_amount: int = 1, required: str = "", **ids: str | None
+) -> None:
     """Refuse, by name, what no script should see. Ids become parts of Redis keys.
 
     A value that is None was left out. A bool is no integer here.
@@ -35,6 +37,8 @@ def check(sent: Mapping[str, Any], lowest_amount: int = 1, **ids: str | None) ->
     for name, value in ids.items():
         if value is not None and not (isinstance(value, str) and is_id(value)):
             raise InvalidRequest.of_field(name, "must be 1 to 128 of A-Z a-z 0-9 _ . : -")
+    if required and sent[required] is None:
+        raise InvalidRequest.of_field(required, "is required")
     for name, value in sent.items():
         if value is None or name not in _RANGES:
             continue

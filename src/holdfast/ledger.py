@@ -87,7 +87,7 @@ class Ledger:
             "ttl_seconds": ttl_seconds,
             "member": member,
         }
-        check(sent, account=account, key=key, member=member)
+        check(sent, required="amount", account=account, key=key, member=member)
         args: list[Argument] = [
             account,
             context_text(context, metadata),
@@ -220,7 +220,7 @@ class Ledger:
     ) -> Movement:
         """Take `amount` at once, for work that is done or priced. Raises as reserve does."""
         sent = {"amount": amount, "on_shortfall": on_shortfall, "member": member}
-        check(sent, account=account, key=key, member=member)
+        check(sent, required="amount", account=account, key=key, member=member)
         args: list[Argument] = [
             account,
             context_text(context, metadata),
@@ -271,7 +271,7 @@ class Ledger:
         """Put credits in; debt is paid first. `expires_at` is the expiry as the caller wrote it."""
         expires: Argument | None = expires_at if expires_at is not None else expires_ms
         sent = {"amount": amount, "source": source, "priority": priority, "expires_at": expires}
-        check(sent, account=account, key=key)
+        check(sent, required="amount", account=account, key=key)
         args: list[Argument] = [
             account,
             context_text(context, metadata),
@@ -298,7 +298,7 @@ class Ledger:
         """Correct an account by a signed amount. Raises InsufficientCredits below zero."""
         context.reason = reason
         sent = {"amount": amount, "reason": reason}
-        check(sent, lowest_amount=-MAX_AMOUNT, account=account, key=key)
+        check(sent, lowest_amount=-MAX_AMOUNT, required="amount", account=account, key=key)
         if amount == 0:
             raise InvalidRequest.of_field("amount", "must not be 0")
         print_ = fingerprint("adjust", sent)
