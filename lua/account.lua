@@ -11,7 +11,7 @@
 -- include: lib/nonce.lua
 -- include: lib/period.lua
 -- include: lib/account.lua
--- include: lib/grants.lua
+-- include: lib/draw.lua
 -- include: lib/limits.lua
 -- include: lib/deadlines.lua
 

@@ -11,9 +11,12 @@
 -- include: lib/nonce.lua
 -- include: lib/fence.lua
 -- include: lib/account.lua
--- include: lib/grants.lua
+-- include: lib/draw.lua
+-- include: lib/credit.lua
 -- include: lib/entry.lua
 -- include: lib/record.lua
+-- include: lib/new_key.lua
+-- include: lib/outcome.lua
 -- include: lib/movement.lua
 -- include: lib/deadlines.lua
 
@@ -48,14 +51,13 @@ else
   book.available = book.available + rest
 end
 book.granted = takes and -size or size
-local changes
-rec, changes = new_movement('adjust', book.granted, now, fingerprint, ARGV[7], book)
-post(book, 'adjust', now, text(book.granted), field('key', key) .. field('opened', rec.opened)
+local changes = new_movement('adjust', book.granted, now, fingerprint, ARGV[7], book)
+post(book, 'adjust', now, text(book.granted), field('key', key) .. field('opened', text(book.version + 1))
   .. object('record', changes))
-put(book, 'last_grant_seq', text(meta.seq))
+put(book.writes, 'last_grant_seq', text(meta.seq))
 check_book(book)
 
 append_all(book)
 write_account(book)
 write_record(KEYS[9], changes, now + window_ms)
-return movement_reply(OK, rec, book.available, book.held, book.version, meta.seq, meta.chain)
+return movement_reply(OK, changed({}, changes), book.available, book.held, book.version, meta.seq, meta.chain)

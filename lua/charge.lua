@@ -12,9 +12,11 @@
 -- include: lib/fence.lua
 -- include: lib/period.lua
 -- include: lib/account.lua
--- include: lib/grants.lua
+-- include: lib/draw.lua
 -- include: lib/entry.lua
 -- include: lib/record.lua
+-- include: lib/new_key.lua
+-- include: lib/outcome.lua
 -- include: lib/movement.lua
 -- include: lib/limits.lua
 -- include: lib/deadlines.lua
@@ -52,21 +54,17 @@ if short > 0 and on_shortfall == 'reject' then return {FUNDS, book.available} en
 if short > 0 and on_shortfall == 'cap' then
   amount, uncollected = amount - short, short
 end
-if amount - book.available > MAX_AMOUNT or not used_fits(used, amount)
-  or member and not used_fits(member.used, amount) then
-  return {AMOUNT_LIMIT}
-end
+if amount - book.available > MAX_AMOUNT then return {AMOUNT_LIMIT} end
 
-local changes
 draw(book, amount, {})
 book.spent = amount
 count_used(book, used, member, today, amount)
-rec, changes = new_movement('charge', amount, now, fingerprint, ARGV[9], book)
-change(rec, changes, 'state', 'committed')
-change(rec, changes, 'committed', text(amount))
-if uncollected > 0 then change(rec, changes, 'uncollected', text(uncollected)) end
-if member then change(rec, changes, 'member', member_id) end
-post(book, 'charge', now, text(amount), field('key', key) .. field('opened', rec.opened)
+local changes = new_movement('charge', amount, now, fingerprint, ARGV[9], book)
+change(changes, 'state', 'committed')
+change(changes, 'committed', text(amount))
+if uncollected > 0 then change(changes, 'uncollected', text(uncollected)) end
+if member then change(changes, 'member', member_id) end
+post(book, 'charge', now, text(amount), field('key', key) .. field('opened', text(book.version + 1))
   .. field('member', member_id) .. field('uncollected', uncollected > 0 and text(uncollected))
   .. used_tail(today, amount) .. object('record', changes))
 check_book(book)
@@ -75,4 +73,4 @@ append_all(book)
 write_account(book)
 write_member(book)
 write_record(KEYS[9], changes, now + window_ms)
-return movement_reply(OK, rec, book.available, book.held, book.version, meta.seq, meta.chain)
+return movement_reply(OK, changed({}, changes), book.available, book.held, book.version, meta.seq, meta.chain)

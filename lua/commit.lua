@@ -12,10 +12,15 @@
 -- include: lib/fence.lua
 -- include: lib/period.lua
 -- include: lib/account.lua
--- include: lib/grants.lua
+-- include: lib/draw.lua
+-- include: lib/draws.lua
+-- include: lib/credit.lua
+-- include: lib/give_back.lua
 -- include: lib/entry.lua
 -- include: lib/record.lua
+-- include: lib/outcome.lua
 -- include: lib/hold.lua
+-- include: lib/hold_calls.lua
 -- include: lib/limits.lua
 -- include: lib/deadlines.lua
 
@@ -63,7 +68,6 @@ end
 local rest = final and remaining - in_hold or 0
 local used, made_day = read_used(fields, day_of(now)), day_of(stored(rec.made))
 local member = read_member(rec.member or '', used.day)
-if not used_fits(used, extra) or member and not used_fits(member.used, extra) then return {AMOUNT_LIMIT} end
 if committed + take > MAX_AMOUNT then return {AMOUNT_LIMIT} end
 redis.call('ZSCORE', KEYS[7], key) -- a damaged key refuses here, before any write
 
@@ -75,16 +79,16 @@ draw(book, extra, {})
 local lost = give_back(book, draws, rest, now)
 count_used(book, used, member, made_day, extra - rest)
 
-change(rec, changes, 'committed', text(committed + in_hold + extra))
-change(rec, changes, 'remaining', text(final and 0 or remaining - in_hold))
-if uncollected > 0 then change(rec, changes, 'uncollected', text(stored(rec.uncollected) + uncollected)) end
-if late then change(rec, changes, 'late', '1') end
+change(changes, 'committed', text(committed + in_hold + extra))
+change(changes, 'remaining', text(final and 0 or remaining - in_hold))
+if uncollected > 0 then change(changes, 'uncollected', text(stored(rec.uncollected) + uncollected)) end
+if late then change(changes, 'late', '1') end
 if final then
-  change(rec, changes, 'state', 'committed')
-  change(rec, changes, 'ended', text(now))
+  change(changes, 'state', 'committed')
+  change(changes, 'ended', text(now))
 end
-if rec.draws then change(rec, changes, 'draws', final and '' or draws_text(draws)) end
-remember(rec, changes, 'commit', op_key, fingerprint, outcome(book, lost), final)
+if rec.draws then change(changes, 'draws', final and '' or draws_text(draws)) end
+remember(changed(rec, changes), changes, 'commit', op_key, fingerprint, outcome(book, lost), final)
 post(book, 'commit', now, text(in_hold + extra), field('key', op_key) .. field('hold', key)
   .. field('opened', rec.opened) .. field('member', rec.member) .. field('late', late and '1')
   .. field('uncollected', uncollected > 0 and text(uncollected)) .. used_tail(made_day, extra - rest)
@@ -100,4 +104,4 @@ write_account(book)
 write_member(book)
 write_record(KEYS[9], changes, final and now + window_ms)
 if final then redis.call('ZREM', KEYS[7], key) end
-return hold_reply(OK, rec, book.available, book.held, book.version, meta.seq, meta.chain)
+return hold_reply(OK, changed(rec, changes), book.available, book.held, book.version, meta.seq, meta.chain)

@@ -12,7 +12,10 @@
 -- include: lib/fence.lua
 -- include: lib/period.lua
 -- include: lib/account.lua
--- include: lib/grants.lua
+-- include: lib/draw.lua
+-- include: lib/draws.lua
+-- include: lib/credit.lua
+-- include: lib/give_back.lua
 -- include: lib/entry.lua
 -- include: lib/record.lua
 -- include: lib/limits.lua
@@ -41,10 +44,10 @@ local function expire(rec, id)
   book.held = book.held - rest
   local lost = give_back(book, parse_draws(rec.draws), rest, now)
   count_used(book, used, rec.member and members[rec.member], made_day, -rest)
-  change(rec, changes, 'state', 'expired')
-  change(rec, changes, 'remaining', '0')
-  change(rec, changes, 'ended', text(now))
-  if rec.draws then change(rec, changes, 'draws', '') end
+  change(changes, 'state', 'expired')
+  change(changes, 'remaining', '0')
+  change(changes, 'ended', text(now))
+  if rec.draws then change(changes, 'draws', '') end
   post(book, 'expire', now, text(rest), field('hold', id) .. field('opened', rec.opened)
     .. field('member', rec.member) .. used_tail(made_day, -rest) .. object('record', changes))
   if lost > 0 then

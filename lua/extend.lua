@@ -12,10 +12,14 @@
 -- include: lib/fence.lua
 -- include: lib/period.lua
 -- include: lib/account.lua
--- include: lib/grants.lua
+-- include: lib/draw.lua
+-- include: lib/draws.lua
 -- include: lib/entry.lua
 -- include: lib/record.lua
+-- include: lib/outcome.lua
 -- include: lib/hold.lua
+-- include: lib/hold_now.lua
+-- include: lib/hold_calls.lua
 -- include: lib/limits.lua
 -- include: lib/deadlines.lua
 
@@ -55,21 +59,18 @@ if add then
     if limit then return {LIMIT, limit} end
     if short then return {FUNDS, book.available} end
   end
-  if book.held + add > MAX_AMOUNT or stored(rec.amount) + add > MAX_AMOUNT or not used_fits(used, add)
-    or member and not used_fits(member.used, add) then
-    return {AMOUNT_LIMIT}
-  end
+  if book.held + add > MAX_AMOUNT or stored(rec.amount) + add > MAX_AMOUNT then return {AMOUNT_LIMIT} end
   draw(book, add, draws)
   book.held = book.held + add
   count_used(book, used, member, made_day, add)
-  change(rec, changes, 'amount', text(stored(rec.amount) + add))
-  change(rec, changes, 'remaining', text(stored(rec.remaining) + add))
-  if #draws > 0 then change(rec, changes, 'draws', draws_text(draws)) end
+  change(changes, 'amount', text(stored(rec.amount) + add))
+  change(changes, 'remaining', text(stored(rec.remaining) + add))
+  if #draws > 0 then change(changes, 'draws', draws_text(draws)) end
 end
 local deadline = math.max(stored(rec.deadline), now + (ttl_ms or 0))
 if op_key == '' and deadline == stored(rec.deadline) then return hold_now(OK, rec, fields) end
-change(rec, changes, 'deadline', text(deadline))
-if op_key ~= '' then remember(rec, changes, 'extend', op_key, fingerprint, outcome(book, 0), false) end
+change(changes, 'deadline', text(deadline))
+if op_key ~= '' then remember(changed(rec, changes), changes, 'extend', op_key, fingerprint, outcome(book, 0), false) end
 post(book, 'extend', now, text(add or 0), field('key', op_key) .. field('hold', key)
   .. field('opened', rec.opened) .. field('member', rec.member) .. used_tail(made_day, add or 0)
   .. object('record', changes))
@@ -80,4 +81,4 @@ write_account(book)
 write_member(book)
 write_record(KEYS[9], changes)
 redis.call('ZADD', KEYS[7], text(deadline), key)
-return hold_reply(OK, rec, book.available, book.held, book.version, meta.seq, meta.chain)
+return hold_reply(OK, changed(rec, changes), book.available, book.held, book.version, meta.seq, meta.chain)

@@ -11,9 +11,11 @@
 -- include: lib/nonce.lua
 -- include: lib/fence.lua
 -- include: lib/account.lua
--- include: lib/grants.lua
+-- include: lib/credit.lua
 -- include: lib/entry.lua
 -- include: lib/record.lua
+-- include: lib/new_key.lua
+-- include: lib/outcome.lua
 -- include: lib/movement.lua
 -- include: lib/next_due.lua
 
@@ -42,7 +44,6 @@ local book = open_book(fields, meta)
 if book.available + book.held + amount > MAX_AMOUNT then return {AMOUNT_LIMIT} end
 local score = due_score()
 
-local changes
 local rest = pay_debt(book, amount)
 if expires and rest > 0 then
   credit_grant(book, key, expires, priority, rest)
@@ -51,16 +52,16 @@ else
   book.available = book.available + rest
 end
 book.granted = amount
-rec, changes = new_movement('grant', amount, now, fingerprint, ARGV[10], book)
-change(rec, changes, 'source', ARGV[6])
-if expires then change(rec, changes, 'expires', text(expires)) end
-post(book, 'grant', now, text(amount), field('key', key) .. field('opened', rec.opened)
-  .. field('source', rec.source) .. object('record', changes))
-put(book, 'last_grant_seq', text(meta.seq))
+local changes = new_movement('grant', amount, now, fingerprint, ARGV[10], book)
+change(changes, 'source', ARGV[6])
+if expires then change(changes, 'expires', text(expires)) end
+post(book, 'grant', now, text(amount), field('key', key) .. field('opened', text(book.version + 1))
+  .. field('source', ARGV[6]) .. object('record', changes))
+put(book.writes, 'last_grant_seq', text(meta.seq))
 check_book(book)
 
 append_all(book)
 write_account(book)
 write_record(KEYS[9], changes, now + window_ms)
 if expires then note_deadline(score, expires) end
-return movement_reply(OK, rec, book.available, book.held, book.version, meta.seq, meta.chain)
+return movement_reply(OK, changed({}, changes), book.available, book.held, book.version, meta.seq, meta.chain)

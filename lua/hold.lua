@@ -12,6 +12,7 @@
 -- include: lib/account.lua
 -- include: lib/record.lua
 -- include: lib/hold.lua
+-- include: lib/hold_now.lua
 
 if redis.call('HGET', KEYS[1], 'nonce') ~= NONCE then return {FENCED} end
 local fields = read_account()

@@ -35,7 +35,7 @@ for i = 1, #changes, 2 do
 end
 for i = 1, #status do changes[#changes + 1] = status[i] end
 put_settings(book, changes)
-put(book, 'opened', text(now))
+put(book.writes, 'opened', text(now))
 post(book, 'open', now, nil, object('settings', changes))
 check_book(book)
 

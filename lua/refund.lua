@@ -11,9 +11,11 @@
 -- include: lib/nonce.lua
 -- include: lib/fence.lua
 -- include: lib/account.lua
--- include: lib/grants.lua
+-- include: lib/credit.lua
 -- include: lib/entry.lua
 -- include: lib/record.lua
+-- include: lib/new_key.lua
+-- include: lib/outcome.lua
 -- include: lib/movement.lua
 
 local amount, fingerprint, window_ms, key, of = int(ARGV[3]), ARGV[4], int(ARGV[5]), ARGV[8], ARGV[9]
@@ -41,21 +43,20 @@ if amount < 1 or amount > left then return {REFUND_EXCEEDS, left} end
 local book = open_book(fields, meta)
 if book.available + book.held + amount > MAX_AMOUNT then return {AMOUNT_LIMIT} end
 
-local changes, target_changes = nil, {}
 local rest = pay_debt(book, amount)
 book.base = book.base + rest
 book.available = book.available + rest
 book.refunded = amount
-rec, changes = new_movement('refund', amount, now, fingerprint, ARGV[7], book)
-change(rec, changes, 'of', of)
-change(target, target_changes, 'refunded', text(stored(target.refunded) + amount))
-post(book, 'refund', now, text(amount), field('key', key) .. field('opened', rec.opened) .. field('of', of)
+local changes = new_movement('refund', amount, now, fingerprint, ARGV[7], book)
+change(changes, 'of', of)
+local target_changes = {'refunded', text(stored(target.refunded) + amount)}
+post(book, 'refund', now, text(amount), field('key', key) .. field('opened', text(book.version + 1)) .. field('of', of)
   .. field('of_opened', target.opened) .. object('record', changes) .. object('of_record', target_changes))
-put(book, 'last_refund_seq', text(meta.seq))
+put(book.writes, 'last_refund_seq', text(meta.seq))
 check_book(book)
 
 append_all(book)
 write_account(book)
 write_record(KEYS[9], changes, now + window_ms)
 write_record(KEYS[10], target_changes)
-return movement_reply(OK, rec, book.available, book.held, book.version, meta.seq, meta.chain)
+return movement_reply(OK, changed({}, changes), book.available, book.held, book.version, meta.seq, meta.chain)

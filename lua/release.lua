@@ -12,10 +12,15 @@
 -- include: lib/fence.lua
 -- include: lib/period.lua
 -- include: lib/account.lua
--- include: lib/grants.lua
+-- include: lib/draws.lua
+-- include: lib/credit.lua
+-- include: lib/give_back.lua
 -- include: lib/entry.lua
 -- include: lib/record.lua
+-- include: lib/outcome.lua
 -- include: lib/hold.lua
+-- include: lib/hold_now.lua
+-- include: lib/hold_calls.lua
 -- include: lib/limits.lua
 
 local op_key, fingerprint, window_ms, key = ARGV[3], ARGV[4], int(ARGV[5]), ARGV[6]
@@ -45,11 +50,11 @@ local changes = {}
 book.held = book.held - rest
 local lost = give_back(book, parse_draws(rec.draws), rest, now)
 count_used(book, used, member, made_day, -rest)
-change(rec, changes, 'state', 'released')
-change(rec, changes, 'remaining', '0')
-change(rec, changes, 'ended', text(now))
-if rec.draws then change(rec, changes, 'draws', '') end
-remember(rec, changes, 'release', op_key, fingerprint, outcome(book, lost), true)
+change(changes, 'state', 'released')
+change(changes, 'remaining', '0')
+change(changes, 'ended', text(now))
+if rec.draws then change(changes, 'draws', '') end
+remember(changed(rec, changes), changes, 'release', op_key, fingerprint, outcome(book, lost), true)
 post(book, 'release', now, text(rest), field('key', op_key) .. field('hold', key)
   .. field('opened', rec.opened) .. field('member', rec.member) .. used_tail(made_day, -rest)
   .. object('record', changes))
@@ -64,4 +69,4 @@ write_account(book)
 write_member(book)
 write_record(KEYS[9], changes, now + window_ms)
 redis.call('ZREM', KEYS[7], key)
-return hold_reply(OK, rec, book.available, book.held, book.version, meta.seq, meta.chain)
+return hold_reply(OK, changed(rec, changes), book.available, book.held, book.version, meta.seq, meta.chain)

@@ -12,9 +12,11 @@
 -- include: lib/fence.lua
 -- include: lib/period.lua
 -- include: lib/account.lua
--- include: lib/grants.lua
+-- include: lib/draw.lua
 -- include: lib/entry.lua
 -- include: lib/record.lua
+-- include: lib/new_key.lua
+-- include: lib/outcome.lua
 -- include: lib/hold.lua
 -- include: lib/limits.lua
 -- include: lib/deadlines.lua
@@ -62,30 +64,21 @@ if limit or room < amount or grants_due(book, now) then
   if room < (min_amount or amount) then return {FUNDS, book.available} end
   amount = room
 end
-if book.held + amount > MAX_AMOUNT or not used_fits(used, amount)
-  or member and not used_fits(member.used, amount) then
-  return {AMOUNT_LIMIT}
-end
+if book.held + amount > MAX_AMOUNT then return {AMOUNT_LIMIT} end
 local score = due_score()
 
-local draws, changes = {}, {}
+local draws = {}
 draw(book, amount, draws)
 book.held = book.held + amount
 count_used(book, used, member, today, amount)
-rec = {}
-change(rec, changes, 'kind', 'hold')
-change(rec, changes, 'state', 'held')
-change(rec, changes, 'amount', text(amount))
-change(rec, changes, 'remaining', text(amount))
-change(rec, changes, 'made', text(now))
-change(rec, changes, 'deadline', text(now + ttl_ms))
-change(rec, changes, 'fp', fingerprint)
-change(rec, changes, 'opened', text(book.version + 1))
-change(rec, changes, 'result', text(amount) .. ' ' .. text(ttl_ms) .. ' ' .. outcome(book, 0))
-if member then change(rec, changes, 'member', member_id) end
-if #draws > 0 then change(rec, changes, 'draws', draws_text(draws)) end
-if ARGV[10] ~= '' then change(rec, changes, 'metadata', ARGV[10]) end
-post(book, 'reserve', now, text(amount), field('key', key) .. field('opened', rec.opened)
+local made, deadline, opened = text(now), text(now + ttl_ms), text(book.version + 1)
+local changes = {'kind', 'hold', 'state', 'held', 'amount', text(amount), 'remaining', text(amount),
+  'made', made, 'deadline', deadline, 'fp', fingerprint, 'opened', opened,
+  'result', text(amount) .. ' ' .. ARGV[5] .. ' ' .. outcome(book, 0)}
+if member then change(changes, 'member', member_id) end
+if #draws > 0 then change(changes, 'draws', draws_text(draws)) end
+if ARGV[10] ~= '' then change(changes, 'metadata', ARGV[10]) end
+post(book, 'reserve', now, text(amount), field('key', key) .. field('opened', opened)
   .. field('member', member_id) .. used_tail(today, amount) .. object('record', changes))
 check_book(book)
 
@@ -93,6 +86,6 @@ append_all(book)
 write_account(book)
 write_member(book)
 write_record(KEYS[9], changes)
-redis.call('ZADD', KEYS[7], text(now + ttl_ms), key)
+redis.call('ZADD', KEYS[7], deadline, key)
 note_deadline(score, now + ttl_ms)
-return hold_reply(OK, rec, book.available, book.held, book.version, meta.seq, meta.chain)
+return hold_reply(OK, changed({}, changes), book.available, book.held, book.version, meta.seq, meta.chain)

@@ -15,7 +15,7 @@ end
 -- Grants that still have something, in the order in which they are drawn.
 local function read_grants(fields)
   local grants = {}
-  if stored(fields.grants) == 0 then return grants end
+  if not fields.grants or fields.grants == '0' then return grants end
   for name, value in pairs(fields) do
     local id = string.match(name, '^g:(.+)$')
     if id then
@@ -44,50 +44,51 @@ local function open_book(fields, meta)
   return book
 end
 
-local function put(book, field, value)
-  local w = book.writes
-  w[#w + 1] = field
-  w[#w + 1] = value
+local function put(writes, field, value)
+  local n = #writes
+  writes[n + 1], writes[n + 2] = field, value
 end
 
 -- Raises, before any write, where the book does not balance or a counter would leave int64.
 local function check_book(book)
   local sum = book.base - book.debt
-  for _, g in ipairs(book.grants) do sum = sum + g.remaining end
+  for i = 1, #book.grants do sum = sum + book.grants[i].remaining end
   if sum ~= book.available or book.held < 0 or book.base < 0 or book.debt < 0 then
     error('the book of the account does not balance')
   end
-  for _, name in ipairs(COUNTERS) do
+  for i = 1, #COUNTERS do
+    local name = COUNTERS[i]
     if book[name] ~= 0 and math.abs(tonumber(book.fields[name] or '0')) > MAX_COUNTER then
       error('counter ' .. name .. ' is full')
     end
   end
 end
 
-local function write_account(book)
-  local fields, live = book.fields, {}
-  put(book, 'available', text(book.available))
-  put(book, 'held', text(book.held))
-  put(book, 'base', text(book.base))
-  if book.debt ~= stored(fields.debt) then put(book, 'debt', text(book.debt)) end
-  put(book, 'version', text(book.version))
-  put(book, 'last_seq', text(book.meta.seq))
+-- Expiring grants that this script touched, and how many live.
+local function write_grants(book)
+  local live = 0
   for _, g in ipairs(book.grants) do
-    if g.remaining > 0 then
-      live[g.id] = true
-      if book.touched[g.id] then
-        put(book, 'g:' .. g.id, text(g.expires) .. ' ' .. text(g.priority) .. ' ' .. text(g.remaining))
-      end
+    if g.remaining > 0 then live = live + 1 end
+    if book.touched[g.id] and g.remaining > 0 then
+      redis.call('HSET', ACCT, 'g:' .. g.id,
+        text(g.expires) .. ' ' .. text(g.priority) .. ' ' .. text(g.remaining))
+    elseif book.touched[g.id] then
+      redis.call('HDEL', ACCT, 'g:' .. g.id)
     end
   end
-  local count = 0
-  for _ in pairs(live) do count = count + 1 end
-  if count ~= stored(fields.grants) then put(book, 'grants', text(count)) end
-  redis.call('HSET', ACCT, unpack(book.writes))
-  for id in pairs(book.touched) do
-    if not live[id] then redis.call('HDEL', ACCT, 'g:' .. id) end
-  end
-  for _, name in ipairs(COUNTERS) do
+  redis.call('HSET', ACCT, 'grants', text(live))
+end
+
+-- The account as its last entry leaves it.
+local function write_account(book)
+  local writes = book.last
+  put(writes, 'base', text(book.base))
+  if book.debt ~= stored(book.fields.debt) then put(writes, 'debt', text(book.debt)) end
+  for i = 1, #book.writes do writes[#writes + 1] = book.writes[i] end
+  redis.call('HSET', ACCT, unpack(writes))
+  if next(book.touched) then write_grants(book) end
+  for i = 1, #COUNTERS do
+    local name = COUNTERS[i]
     if book[name] ~= 0 then redis.call('HINCRBY', ACCT, name, text(book[name])) end
   end
 end

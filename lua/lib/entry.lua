@@ -1,23 +1,16 @@
 -- The record of one transition, built in full before the first write, then appended first: XADD is
 -- the one write that could refuse (an id not above the last), so it goes before all others.
--- KEYS[4] = stream. `context` arrives as JSON text that the caller encoded; all other values are decimal
--- text or of the id grammar, and what is not (metadata) is quoted by cjson.
-local function quoted(value)
-  if string.find(value, '["\\%c]') then return cjson.encode(value) end
-  return '"' .. value .. '"'
-end
-
+-- KEYS[4] = stream. `context` arrives as JSON text that the caller encoded; single values are decimal
+-- text or of the id grammar, and need no escaping; maps may hold metadata, and are encoded by cjson.
 local function field(name, value)
   if not value or value == '' then return '' end
-  return ',"' .. name .. '":' .. quoted(value)
+  return ',"' .. name .. '":"' .. value .. '"'
 end
 
-local function object(name, pairs_list)
-  local parts = {}
-  for i = 1, #pairs_list, 2 do
-    parts[#parts + 1] = '"' .. pairs_list[i] .. '":' .. quoted(pairs_list[i + 1])
-  end
-  return ',"' .. name .. '":{' .. table.concat(parts, ',') .. '}'
+local function object(name, flat)
+  local map = {}
+  for i = 1, #flat, 2 do map[flat[i]] = flat[i + 1] end
+  return ',"' .. name .. '":' .. cjson.encode(map)
 end
 
 -- What counts for limits: the UTC day of the hold, and what was added to its use.
@@ -28,24 +21,24 @@ end
 
 -- What changed in the book since the last entry of this script.
 local function book_changes(book)
-  local delta, grants = {}, {}
-  for _, name in ipairs(CARRIED) do
-    local change = book[name] - book.was[name]
-    if change ~= 0 then
-      delta[#delta + 1] = name
-      delta[#delta + 1] = text(change)
-      book.was[name] = book[name]
+  local delta, was = {}, book.was
+  for i = 1, #CARRIED do
+    local name = CARRIED[i]
+    local now = book[name]
+    if now ~= was[name] then
+      delta[name] = text(now - was[name])
+      was[name] = now
     end
   end
+  local json = ',"delta":' .. cjson.encode(delta)
+  if not next(book.touched) then return json end
+  local grants = {}
   for _, g in ipairs(book.grants) do
     if book.touched[g.id] then
-      grants[#grants + 1] = g.id
-      grants[#grants + 1] = text(g.expires) .. ' ' .. text(g.priority) .. ' ' .. text(g.remaining)
+      grants[g.id] = text(g.expires) .. ' ' .. text(g.priority) .. ' ' .. text(g.remaining)
     end
   end
-  local json = object('delta', delta)
-  if #grants > 0 then json = json .. object('grants', grants) end
-  return json
+  return json .. ',"grants":' .. cjson.encode(grants)
 end
 
 -- Queue one entry; `tail` is what this kind of transition adds to the common fields.
@@ -53,17 +46,21 @@ local function post(book, kind, now, amount, tail)
   local meta = book.meta
   book.version = book.version + 1
   meta.seq = meta.seq + 1
-  local entry = '{"type":"' .. kind .. '","account":"' .. ARGV[1] .. '","seq":"' .. text(meta.seq)
-    .. '","version":"' .. text(book.version) .. '","at":"' .. text(now) .. '"' .. field('amount', amount)
-    .. ',"available":"' .. text(book.available) .. '","held":"' .. text(book.held) .. '"'
-    .. book_changes(book) .. tail .. ',"context":' .. ARGV[2] .. '}'
+  local seq, version = text(meta.seq), text(book.version)
+  local available, held = text(book.available), text(book.held)
+  local entry = '{"type":"' .. kind .. '","account":"' .. ARGV[1] .. '","seq":"' .. seq
+    .. '","version":"' .. version .. '","at":"' .. text(now) .. '"' .. field('amount', amount)
+    .. ',"available":"' .. available .. '","held":"' .. held .. '"' .. book_changes(book) .. tail
+    .. ',"context":' .. ARGV[2] .. '}'
   meta.chain = redis.sha1hex(meta.chain .. entry)
-  book.entries[#book.entries + 1] = {meta.seq, entry, meta.chain}
+  book.entries[#book.entries + 1] = {seq .. '-0', entry, meta.chain}
+  -- What the last entry says is what the account becomes (write_account).
+  book.last = {'available', available, 'held', held, 'version', version, 'last_seq', seq}
 end
 
 local function append_all(book)
   for _, e in ipairs(book.entries) do
-    redis.call('XADD', KEYS[4], text(e[1]) .. '-0', 'entry', e[2], 'chain', e[3])
+    redis.call('XADD', KEYS[4], e[1], 'entry', e[2], 'chain', e[3])
   end
   redis.call('HSET', KEYS[1], 'seq', text(book.meta.seq), 'chain', book.meta.chain)
 end

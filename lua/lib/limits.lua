@@ -39,23 +39,22 @@ local function denied(fields, used, member, amount, whole, more_open)
   if over(member.limits[2], member.used.monthly, amount) then return LIMIT_MEMBER_MONTHLY end
 end
 
+-- A limit is at most MAX_AMOUNT, so a use beyond it need not be told apart from it: it stops there.
 local function add_used(used, day, amount)
-  if used.day == day then used.daily = math.max(used.daily + amount, 0) end
-  if used.month == month_of(day) then used.monthly = math.max(used.monthly + amount, 0) end
-end
-
-local function used_fits(used, amount)
-  return used.daily + amount <= MAX_AMOUNT and used.monthly + amount <= MAX_AMOUNT
+  local function sum(was) return math.min(math.max(was + amount, 0), MAX_AMOUNT) end
+  if used.day == day then used.daily = sum(used.daily) end
+  if used.month == month_of(day) then used.monthly = sum(used.monthly) end
 end
 
 -- Count `amount` (may be negative) on the day a hold was made.
 local function count_used(book, used, member, day, amount)
   if amount == 0 then return end
   add_used(used, day, amount)
-  put(book, 'day', text(used.day))
-  put(book, 'used_day', text(used.daily))
-  put(book, 'month', text(used.month))
-  put(book, 'used_month', text(used.monthly))
+  local writes = book.writes
+  put(writes, 'day', text(used.day))
+  put(writes, 'used_day', text(used.daily))
+  put(writes, 'month', text(used.month))
+  put(writes, 'used_month', text(used.monthly))
   if member then
     add_used(member.used, day, amount)
     book.member = member

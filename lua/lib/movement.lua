@@ -16,14 +16,9 @@ local function recall_movement(rec, kind, fingerprint)
 end
 
 local function new_movement(kind, amount, now, fingerprint, metadata, book)
-  local rec, changes = {}, {}
-  change(rec, changes, 'kind', kind)
-  change(rec, changes, 'amount', text(amount))
-  change(rec, changes, 'made', text(now))
-  change(rec, changes, 'ended', text(now))
-  change(rec, changes, 'fp', fingerprint)
-  change(rec, changes, 'opened', text(book.version + 1))
-  change(rec, changes, 'result', outcome(book, 0))
-  if metadata ~= '' then change(rec, changes, 'metadata', metadata) end
-  return rec, changes
+  local at = text(now)
+  local changes = {'kind', kind, 'amount', text(amount), 'made', at, 'ended', at, 'fp', fingerprint,
+    'opened', text(book.version + 1), 'result', outcome(book, 0)}
+  if metadata ~= '' then change(changes, 'metadata', metadata) end
+  return changes
 end

@@ -12,9 +12,9 @@ end
 
 -- What a key of ours holds. Anything but an integer there is damage: raise before any write.
 local function stored(s)
-  if not s then return 0 end
-  if #s > 17 or not string.find(s, '^-?%d+$') then error('not an integer in a stored field: ' .. s) end
-  return tonumber(s)
+  local n = tonumber(s or 0)
+  if not n or n % 1 ~= 0 then error('not an integer in a stored field: ' .. s) end -- nan, inf too
+  return n
 end
 
 local function text(n)

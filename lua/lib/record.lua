@@ -21,45 +21,35 @@ local function differs(was, is)
   end
 end
 
--- An account that was loaded without all its records cannot know whether a key is new: the caller
--- must bring the record, or the mark at which the journal lacked it.
-local function key_unknown(fields, absent_mark, window_ms, now)
-  if not fields.loaded_at or fields.complete == '1' then return false end
-  if now >= stored(fields.loaded_at) + window_ms then return false end
-  return absent_mark == nil or absent_mark < stored(fields.load_mark)
-end
-
--- `changes` lists field, value, field, value. Applied to `rec` at once, to Redis by write_record.
-local function change(rec, changes, name, value)
-  rec[name] = value ~= '' and value or nil
-  changes[#changes + 1] = name
-  changes[#changes + 1] = value
+-- `changes` lists field, value, field, value: at least one that is not ''.
+local function change(changes, name, value)
+  local n = #changes
+  changes[n + 1], changes[n + 2] = name, value
 end
 
 local function write_record(key, changes, expire_at)
-  local set, gone = {}, {}
-  for i = 1, #changes, 2 do
-    if changes[i + 1] == '' then
-      gone[#gone + 1] = changes[i]
-    else
-      set[#set + 1] = changes[i]
-      set[#set + 1] = changes[i + 1]
+  local set, gone = changes, nil
+  for i = 2, #changes, 2 do
+    if changes[i] == '' then gone = true end
+  end
+  if gone then
+    set = {}
+    for i = 1, #changes, 2 do
+      if changes[i + 1] == '' then
+        redis.call('HDEL', key, changes[i])
+      else
+        change(set, changes[i], changes[i + 1])
+      end
     end
   end
   redis.call('HSET', key, unpack(set))
-  if #gone > 0 then redis.call('HDEL', key, unpack(gone)) end
   if expire_at then redis.call('PEXPIREAT', key, text(expire_at)) end
 end
 
--- The balances as this call will answer them, for its replay. Built before the entry is posted, which
--- contains it: one entry is to come, and one more where something is forfeited.
-local function outcome(book, lost)
-  local entries = lost > 0 and 2 or 1
-  return text(book.available - lost) .. ' ' .. text(book.held) .. ' ' .. text(book.version + entries)
-    .. ' ' .. text(book.meta.seq + entries)
-end
-
-local function read_outcome(s)
-  local available, held, version, seq = string.match(s, '(%-?%d+) (%d+) (%d+) (%d+)$')
-  return stored(available), stored(held), stored(version), stored(seq)
+-- A record with `changes` applied, as the answer shows it.
+local function changed(rec, changes)
+  for i = 1, #changes, 2 do
+    rec[changes[i]] = changes[i + 1] ~= '' and changes[i + 1] or nil
+  end
+  return rec
 end

@@ -21,7 +21,7 @@ end
 local function put_settings(book, changes)
   for i = 1, #changes, 2 do
     book.fields[changes[i]] = changes[i + 1] ~= '' and changes[i + 1] or nil
-    if changes[i + 1] ~= '' then put(book, changes[i], changes[i + 1]) end
+    if changes[i + 1] ~= '' then put(book.writes, changes[i], changes[i + 1]) end
   end
 end
 

@@ -21,6 +21,7 @@ import orjson
 from holdfast.codes import Code
 from holdfast.errors import Conflict, StoreUnavailable
 from holdfast.gate import Gate
+from holdfast.model import MAX_AMOUNT
 from holdfast.postgres import Pool
 from holdfast.queries import sql
 from holdfast.shards import Argument, Shards
@@ -286,14 +287,19 @@ class Parts:
         fields += ["opened", round(row["opened_at"].timestamp() * 1000)]
         if self._snapshot.used is not None:
             used = self._snapshot.used
-            fields += ["day", used["day"], "used_day", max(used["used_day"], 0)]
-            fields += ["month", used["day"] // 100, "used_month", max(used["used_month"], 0)]
+            fields += ["day", used["day"], "used_day", _bounded(used["used_day"])]
+            fields += ["month", used["day"] // 100, "used_month", _bounded(used["used_month"])]
         if self._snapshot.grants:
             fields += ["grants", len(self._snapshot.grants)]
         for grant in self._snapshot.grants:
             text = f"{grant['expires_ms']} {grant['priority']} {grant['remaining']}"
             fields += [f"g:{grant['id']}", text]
         return fields
+
+
+def _bounded(used: int) -> int:
+    """As lua/lib/limits.lua counts: neither below 0 nor above what a limit can be."""
+    return min(max(used, 0), MAX_AMOUNT)
 
 
 def _member(row: asyncpg.Record) -> list[tuple[str, str]]:
@@ -303,7 +309,7 @@ def _member(row: asyncpg.Record) -> list[tuple[str, str]]:
         text = " ".join("-" if limit is None else str(limit) for limit in limits)
         pairs.append((f"{row['member']}/limits", text))
     if row["day"] is not None:
-        used_day, used_month = max(row["used_day"], 0), max(row["used_month"], 0)
+        used_day, used_month = _bounded(row["used_day"]), _bounded(row["used_month"])
         text = f"{row['day']} {used_day} {row['day'] // 100} {used_month}"
         pairs.append((f"{row['member']}/used", text))
     return pairs
