@@ -6,6 +6,7 @@ the status that HTTP would give it, and a refusal is its error.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable
 from dataclasses import asdict, dataclass, field
@@ -87,6 +88,12 @@ class HttpDriver:
 
     async def close(self) -> None:
         await self._client.aclose()
+
+    async def ready(self) -> None:
+        """Until the service says that it serves."""
+        async with asyncio.timeout(10):
+            while (await self._client.get("/readyz")).status_code != 200:
+                await asyncio.sleep(0.02)
 
     async def raw(
         self, method: str, path: str, content: bytes | None, key: str | None = None

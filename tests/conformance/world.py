@@ -16,6 +16,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from holdfast.codes import Code
+from settlement.sweeper import Sweeper
+from settlement.worker import SettleLoop
 from tests.conformance.drivers import Driver
 from tests.stack import Stack
 
@@ -187,3 +189,39 @@ class World:
                 script.append((match[1], match[2]))
         # A record's key names the call; everything else must be the same.
         return [(c, "key" if ":key:" in k else k) for c, k in script]
+
+    # ── settlement ───────────────────────────────────────────────────────────────────────────────
+
+    async def settle(self) -> None:
+        """Carry every entry of every shard into Postgres, and tell Redis."""
+        loop = SettleLoop(self.stack.state)
+        for _ in range(100):  # 10,000 entries a round
+            settled, more = await loop.round()
+            if not settled and not more:
+                return
+        raise AssertionError("the journal does not catch up")
+
+    async def sweep(self) -> None:
+        """Run a sweeper until nothing is due."""
+
+        async def load(account: str) -> object:
+            raise AssertionError(f"{account} is cold")
+
+        sweeper = Sweeper(self.stack.state, load, lambda _number: True)
+        for _ in range(50):  # each round ends a thousand holds of an account
+            if not await sweeper.round():
+                return
+        raise AssertionError("the sweeper does not come to an end")
+
+    async def evict(self, account: str) -> Code:
+        code, _ = await self.stack.call("evict", account)
+        return code
+
+    async def forget(self, account: str) -> None:
+        """Leave nothing of the account in Redis, as a rebuild does: the journal has all of it."""
+        number = self.stack.shards.number_of(account)
+        for key in (await self.keys(account)).values():
+            await self.stack.command("DEL", key)
+        meta = await self.stack.meta(number)
+        key = self.stack.shards.keys[number].meta
+        await self.stack.command("HSET", key, "last_evict_seq", meta["settled"])

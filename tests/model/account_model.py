@@ -115,6 +115,7 @@ class ModelAccount:
                 self.forfeited += part
             else:
                 self._to_grant(draw.id, draw.expires, draw.priority, part)
+        draws.clear()
         self.base += rest
 
     @staticmethod
