@@ -7,6 +7,7 @@
 -- APPENDS  nothing
 -- include: lib/codes.lua
 -- include: lib/number.lua
+-- include: lib/pairs.lua
 -- include: lib/clock.lua
 -- include: lib/nonce.lua
 -- include: lib/period.lua
@@ -16,7 +17,7 @@
 -- include: lib/deadlines.lua
 
 if redis.call('HGET', KEYS[1], 'nonce') ~= NONCE then return {FENCED} end
-local fields = read_account()
+local fields = read_hash(KEYS[6])
 if not fields then return {MISS} end
 local now = now_ms()
 local first_expire = due({grants = read_grants(fields)}, now)

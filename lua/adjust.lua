@@ -7,6 +7,7 @@
 -- APPENDS  adjust
 -- include: lib/codes.lua
 -- include: lib/number.lua
+-- include: lib/pairs.lua
 -- include: lib/clock.lua
 -- include: lib/nonce.lua
 -- include: lib/fence.lua
@@ -29,9 +30,9 @@ local now = now_ms()
 local meta, refusal = fence(now)
 if not meta then return refusal end
 
-local fields = read_account()
+local fields = read_hash(KEYS[6])
 if not fields then return {MISS} end
-local rec = read_record(KEYS[9])
+local rec = read_hash(KEYS[9])
 local earlier = recall_movement(rec, 'adjust', fingerprint)
 if earlier then return earlier end
 if key_unknown(fields, int(ARGV[6]), window_ms, now) then return {MISS_KEY} end
@@ -53,7 +54,7 @@ end
 book.granted = takes and -size or size
 local changes = new_movement('adjust', book.granted, now, fingerprint, ARGV[7], book)
 post(book, 'adjust', now, text(book.granted), field('key', key) .. field('opened', text(book.version + 1))
-  .. object('record', changes))
+  .. list('record', changes))
 put(book.writes, 'last_grant_seq', text(meta.seq))
 check_book(book)
 

@@ -7,6 +7,7 @@
 -- APPENDS  charge
 -- include: lib/codes.lua
 -- include: lib/number.lua
+-- include: lib/pairs.lua
 -- include: lib/clock.lua
 -- include: lib/nonce.lua
 -- include: lib/fence.lua
@@ -30,9 +31,9 @@ local now = now_ms()
 local meta, refusal = fence(now)
 if not meta then return refusal end
 
-local fields = read_account()
+local fields = read_hash(KEYS[6])
 if not fields then return {MISS} end
-local rec = read_record(KEYS[9])
+local rec = read_hash(KEYS[9])
 local earlier = recall_movement(rec, 'charge', fingerprint)
 if earlier then return earlier end
 if key_unknown(fields, int(ARGV[8]), window_ms, now) then return {MISS_KEY} end
@@ -60,13 +61,13 @@ draw(book, amount, {})
 book.spent = amount
 count_used(book, used, member, today, amount)
 local changes = new_movement('charge', amount, now, fingerprint, ARGV[9], book)
-change(changes, 'state', 'committed')
-change(changes, 'committed', text(amount))
-if uncollected > 0 then change(changes, 'uncollected', text(uncollected)) end
-if member then change(changes, 'member', member_id) end
+put(changes, 'state', 'committed')
+put(changes, 'committed', text(amount))
+if uncollected > 0 then put(changes, 'uncollected', text(uncollected)) end
+if member then put(changes, 'member', member_id) end
 post(book, 'charge', now, text(amount), field('key', key) .. field('opened', text(book.version + 1))
   .. field('member', member_id) .. field('uncollected', uncollected > 0 and text(uncollected))
-  .. used_tail(today, amount) .. object('record', changes))
+  .. used_tail(today, amount) .. list('record', changes))
 check_book(book)
 
 append_all(book)

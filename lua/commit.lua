@@ -7,6 +7,7 @@
 -- APPENDS  commit forfeit
 -- include: lib/codes.lua
 -- include: lib/number.lua
+-- include: lib/pairs.lua
 -- include: lib/clock.lua
 -- include: lib/nonce.lua
 -- include: lib/fence.lua
@@ -33,9 +34,9 @@ local now = now_ms()
 local meta, refusal = fence(now)
 if not meta then return refusal end
 
-local fields = read_account()
+local fields = read_hash(KEYS[6])
 if not fields then return {MISS} end
-local rec = read_record(KEYS[9])
+local rec = read_hash(KEYS[9])
 if not rec then return {MISS_RECORD} end
 if rec.kind ~= 'hold' then return {MISS_RECORD, 1} end
 local earlier = recall(rec, 'commit', op_key, fingerprint)
@@ -79,20 +80,20 @@ draw(book, extra, {})
 local lost = give_back(book, draws, rest, now)
 count_used(book, used, member, made_day, extra - rest)
 
-change(changes, 'committed', text(committed + in_hold + extra))
-change(changes, 'remaining', text(final and 0 or remaining - in_hold))
-if uncollected > 0 then change(changes, 'uncollected', text(stored(rec.uncollected) + uncollected)) end
-if late then change(changes, 'late', '1') end
+put(changes, 'committed', text(committed + in_hold + extra))
+put(changes, 'remaining', text(final and 0 or remaining - in_hold))
+if uncollected > 0 then put(changes, 'uncollected', text(stored(rec.uncollected) + uncollected)) end
+if late then put(changes, 'late', '1') end
 if final then
-  change(changes, 'state', 'committed')
-  change(changes, 'ended', text(now))
+  put(changes, 'state', 'committed')
+  put(changes, 'ended', text(now))
 end
-if rec.draws then change(changes, 'draws', final and '' or draws_text(draws)) end
+if rec.draws then put(changes, 'draws', final and '' or draws_text(draws)) end
 remember(changed(rec, changes), changes, 'commit', op_key, fingerprint, outcome(book, lost), final)
 post(book, 'commit', now, text(in_hold + extra), field('key', op_key) .. field('hold', key)
   .. field('opened', rec.opened) .. field('member', rec.member) .. field('late', late and '1')
   .. field('uncollected', uncollected > 0 and text(uncollected)) .. used_tail(made_day, extra - rest)
-  .. object('record', changes))
+  .. list('record', changes))
 if lost > 0 then
   forfeit(book, lost)
   post(book, 'forfeit', now, text(lost), field('hold', key))

@@ -7,6 +7,7 @@
 -- APPENDS  expire forfeit
 -- include: lib/codes.lua
 -- include: lib/number.lua
+-- include: lib/pairs.lua
 -- include: lib/clock.lua
 -- include: lib/nonce.lua
 -- include: lib/fence.lua
@@ -29,7 +30,7 @@ if holds > MAX_DUE or #KEYS ~= 8 + holds then return {MALFORMED, 4} end
 local now = now_ms()
 local meta, refusal = fence(now)
 if not meta then return refusal end
-local fields = read_account()
+local fields = read_hash(KEYS[6])
 if not fields then return {MISS} end
 local book = open_book(fields, meta)
 local used, members = read_used(fields, day_of(now)), {}
@@ -44,12 +45,12 @@ local function expire(rec, id)
   book.held = book.held - rest
   local lost = give_back(book, parse_draws(rec.draws), rest, now)
   count_used(book, used, rec.member and members[rec.member], made_day, -rest)
-  change(changes, 'state', 'expired')
-  change(changes, 'remaining', '0')
-  change(changes, 'ended', text(now))
-  if rec.draws then change(changes, 'draws', '') end
+  put(changes, 'state', 'expired')
+  put(changes, 'remaining', '0')
+  put(changes, 'ended', text(now))
+  if rec.draws then put(changes, 'draws', '') end
   post(book, 'expire', now, text(rest), field('hold', id) .. field('opened', rec.opened)
-    .. field('member', rec.member) .. used_tail(made_day, -rest) .. object('record', changes))
+    .. field('member', rec.member) .. used_tail(made_day, -rest) .. list('record', changes))
   if lost > 0 then
     forfeit(book, lost)
     post(book, 'forfeit', now, text(lost), field('hold', id))
@@ -60,7 +61,7 @@ end
 local expired, gone = {}, {}
 for i = 1, holds do
   local id, key = ARGV[3 + i], KEYS[8 + i]
-  local rec = read_record(key)
+  local rec = read_hash(key)
   if rec and rec.kind == 'hold' and rec.state == 'held' and now >= stored(rec.deadline) and not expired[key] then
     expired[key], gone[id] = {id, expire(rec, id)}, true
   end

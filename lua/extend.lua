@@ -7,6 +7,7 @@
 -- APPENDS  extend
 -- include: lib/codes.lua
 -- include: lib/number.lua
+-- include: lib/pairs.lua
 -- include: lib/clock.lua
 -- include: lib/nonce.lua
 -- include: lib/fence.lua
@@ -32,9 +33,9 @@ local now = now_ms()
 local meta, refusal = fence(now)
 if not meta then return refusal end
 
-local fields = read_account()
+local fields = read_hash(KEYS[6])
 if not fields then return {MISS} end
-local rec = read_record(KEYS[9])
+local rec = read_hash(KEYS[9])
 if not rec then return {MISS_RECORD} end
 if rec.kind ~= 'hold' then return {MISS_RECORD, 1} end
 local earlier = op_key ~= '' and recall(rec, 'extend', op_key, fingerprint)
@@ -63,17 +64,17 @@ if add then
   draw(book, add, draws)
   book.held = book.held + add
   count_used(book, used, member, made_day, add)
-  change(changes, 'amount', text(stored(rec.amount) + add))
-  change(changes, 'remaining', text(stored(rec.remaining) + add))
-  if #draws > 0 then change(changes, 'draws', draws_text(draws)) end
+  put(changes, 'amount', text(stored(rec.amount) + add))
+  put(changes, 'remaining', text(stored(rec.remaining) + add))
+  if #draws > 0 then put(changes, 'draws', draws_text(draws)) end
 end
 local deadline = math.max(stored(rec.deadline), now + (ttl_ms or 0))
 if op_key == '' and deadline == stored(rec.deadline) then return hold_now(OK, rec, fields) end
-change(changes, 'deadline', text(deadline))
+put(changes, 'deadline', text(deadline))
 if op_key ~= '' then remember(changed(rec, changes), changes, 'extend', op_key, fingerprint, outcome(book, 0), false) end
 post(book, 'extend', now, text(add or 0), field('key', op_key) .. field('hold', key)
   .. field('opened', rec.opened) .. field('member', rec.member) .. used_tail(made_day, add or 0)
-  .. object('record', changes))
+  .. list('record', changes))
 check_book(book)
 
 append_all(book)

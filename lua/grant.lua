@@ -7,6 +7,7 @@
 -- APPENDS  grant
 -- include: lib/codes.lua
 -- include: lib/number.lua
+-- include: lib/pairs.lua
 -- include: lib/clock.lua
 -- include: lib/nonce.lua
 -- include: lib/fence.lua
@@ -30,9 +31,9 @@ local now = now_ms()
 local meta, refusal = fence(now)
 if not meta then return refusal end
 
-local fields = read_account()
+local fields = read_hash(KEYS[6])
 if not fields then return {MISS} end
-local rec = read_record(KEYS[9])
+local rec = read_hash(KEYS[9])
 local earlier = recall_movement(rec, 'grant', fingerprint)
 if earlier then return earlier end
 if key_unknown(fields, int(ARGV[9]), window_ms, now) then return {MISS_KEY} end
@@ -53,10 +54,10 @@ else
 end
 book.granted = amount
 local changes = new_movement('grant', amount, now, fingerprint, ARGV[10], book)
-change(changes, 'source', ARGV[6])
-if expires then change(changes, 'expires', text(expires)) end
+put(changes, 'source', ARGV[6])
+if expires then put(changes, 'expires', text(expires)) end
 post(book, 'grant', now, text(amount), field('key', key) .. field('opened', text(book.version + 1))
-  .. field('source', ARGV[6]) .. object('record', changes))
+  .. field('source', ARGV[6]) .. list('record', changes))
 put(book.writes, 'last_grant_seq', text(meta.seq))
 check_book(book)
 

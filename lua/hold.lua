@@ -7,17 +7,16 @@
 -- APPENDS  nothing
 -- include: lib/codes.lua
 -- include: lib/number.lua
+-- include: lib/pairs.lua
 -- include: lib/clock.lua
 -- include: lib/nonce.lua
--- include: lib/account.lua
--- include: lib/record.lua
 -- include: lib/hold.lua
 -- include: lib/hold_now.lua
 
 if redis.call('HGET', KEYS[1], 'nonce') ~= NONCE then return {FENCED} end
-local fields = read_account()
+local fields = read_hash(KEYS[6])
 if not fields then return {MISS} end
-local rec = read_record(KEYS[9])
+local rec = read_hash(KEYS[9])
 if not rec then return {MISS_RECORD} end
 if rec.kind ~= 'hold' then return {MISS_RECORD, 1} end
 if rec.state == 'held' and now_ms() >= stored(rec.deadline) and ARGV[3] ~= '1' then return {DUE, ARGV[2]} end

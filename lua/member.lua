@@ -7,6 +7,7 @@
 -- APPENDS  settings
 -- include: lib/codes.lua
 -- include: lib/number.lua
+-- include: lib/pairs.lua
 -- include: lib/clock.lua
 -- include: lib/nonce.lua
 -- include: lib/fence.lua
@@ -24,7 +25,7 @@ end
 local now = now_ms()
 local meta, refusal = fence(now)
 if not meta then return refusal end
-local fields = read_account()
+local fields = read_hash(KEYS[6])
 if not fields then return {MISS} end
 if fields.status == 'closed' then return {CLOSED} end
 local wanted = table.concat(limits, ' ')
@@ -33,7 +34,7 @@ local member = read_member(ARGV[3], day_of(now))
 local created = was and 0 or 1
 if was ~= wanted then
   local book = open_book(fields, meta)
-  post(book, 'settings', now, nil, field('member', ARGV[3]) .. object('settings',
+  post(book, 'settings', now, nil, field('member', ARGV[3]) .. list('settings',
     {'daily_limit', ARGV[4], 'monthly_limit', ARGV[5], 'max_hold', ARGV[6]}))
   check_book(book)
 

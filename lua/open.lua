@@ -7,6 +7,7 @@
 -- APPENDS  open
 -- include: lib/codes.lua
 -- include: lib/number.lua
+-- include: lib/pairs.lua
 -- include: lib/clock.lua
 -- include: lib/nonce.lua
 -- include: lib/fence.lua
@@ -21,7 +22,7 @@ if not absent_mark then return {MALFORMED, 3} end
 local now = now_ms()
 local meta, refusal = fence(now)
 if not meta then return refusal end
-if read_account() then return {EXISTS} end
+if read_hash(KEYS[6]) then return {EXISTS} end
 -- Only a journal that has all that was ever evicted can say that an account is unknown.
 if absent_mark < stored(redis.call('HGET', KEYS[1], 'last_evict_seq')) then return {STALE} end
 local changes, bad = read_settings({}, 4)
@@ -36,7 +37,7 @@ end
 for i = 1, #status do changes[#changes + 1] = status[i] end
 put_settings(book, changes)
 put(book.writes, 'opened', text(now))
-post(book, 'open', now, nil, object('settings', changes))
+post(book, 'open', now, nil, list('settings', changes))
 check_book(book)
 
 append_all(book)

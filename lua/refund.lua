@@ -7,6 +7,7 @@
 -- APPENDS  refund
 -- include: lib/codes.lua
 -- include: lib/number.lua
+-- include: lib/pairs.lua
 -- include: lib/clock.lua
 -- include: lib/nonce.lua
 -- include: lib/fence.lua
@@ -26,13 +27,13 @@ local now = now_ms()
 local meta, refusal = fence(now)
 if not meta then return refusal end
 
-local fields = read_account()
+local fields = read_hash(KEYS[6])
 if not fields then return {MISS} end
-local rec = read_record(KEYS[9])
+local rec = read_hash(KEYS[9])
 local earlier = recall_movement(rec, 'refund', fingerprint)
 if earlier then return earlier end
 if key_unknown(fields, int(ARGV[6]), window_ms, now) then return {MISS_KEY} end
-local target = read_record(KEYS[10])
+local target = read_hash(KEYS[10])
 if not target then return {MISS_RECORD} end
 if target.kind ~= 'hold' and target.kind ~= 'charge' then return {MISS_RECORD, 1} end
 if target.state == 'held' then return {HOLD_OPEN} end
@@ -48,10 +49,10 @@ book.base = book.base + rest
 book.available = book.available + rest
 book.refunded = amount
 local changes = new_movement('refund', amount, now, fingerprint, ARGV[7], book)
-change(changes, 'of', of)
+put(changes, 'of', of)
 local target_changes = {'refunded', text(stored(target.refunded) + amount)}
 post(book, 'refund', now, text(amount), field('key', key) .. field('opened', text(book.version + 1)) .. field('of', of)
-  .. field('of_opened', target.opened) .. object('record', changes) .. object('of_record', target_changes))
+  .. field('of_opened', target.opened) .. list('record', changes) .. list('of_record', target_changes))
 put(book.writes, 'last_refund_seq', text(meta.seq))
 check_book(book)
 

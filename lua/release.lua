@@ -7,6 +7,7 @@
 -- APPENDS  release forfeit
 -- include: lib/codes.lua
 -- include: lib/number.lua
+-- include: lib/pairs.lua
 -- include: lib/clock.lua
 -- include: lib/nonce.lua
 -- include: lib/fence.lua
@@ -30,9 +31,9 @@ local now = now_ms()
 local meta, refusal = fence(now)
 if not meta then return refusal end
 
-local fields = read_account()
+local fields = read_hash(KEYS[6])
 if not fields then return {MISS} end
-local rec = read_record(KEYS[9])
+local rec = read_hash(KEYS[9])
 if not rec then return {MISS_RECORD} end
 if rec.kind ~= 'hold' then return {MISS_RECORD, 1} end
 local earlier = recall(rec, 'release', op_key, fingerprint)
@@ -50,14 +51,14 @@ local changes = {}
 book.held = book.held - rest
 local lost = give_back(book, parse_draws(rec.draws), rest, now)
 count_used(book, used, member, made_day, -rest)
-change(changes, 'state', 'released')
-change(changes, 'remaining', '0')
-change(changes, 'ended', text(now))
-if rec.draws then change(changes, 'draws', '') end
+put(changes, 'state', 'released')
+put(changes, 'remaining', '0')
+put(changes, 'ended', text(now))
+if rec.draws then put(changes, 'draws', '') end
 remember(changed(rec, changes), changes, 'release', op_key, fingerprint, outcome(book, lost), true)
 post(book, 'release', now, text(rest), field('key', op_key) .. field('hold', key)
   .. field('opened', rec.opened) .. field('member', rec.member) .. used_tail(made_day, -rest)
-  .. object('record', changes))
+  .. list('record', changes))
 if lost > 0 then
   forfeit(book, lost)
   post(book, 'forfeit', now, text(lost), field('hold', key))

@@ -7,6 +7,7 @@
 -- APPENDS  reserve
 -- include: lib/codes.lua
 -- include: lib/number.lua
+-- include: lib/pairs.lua
 -- include: lib/clock.lua
 -- include: lib/nonce.lua
 -- include: lib/fence.lua
@@ -33,10 +34,10 @@ local now = now_ms()
 local meta, refusal = fence(now)
 if not meta then return refusal end
 
-local fields = read_account()
+local fields = read_hash(KEYS[6])
 if not fields then return {MISS} end
 
-local rec = read_record(KEYS[9])
+local rec = read_hash(KEYS[9])
 if rec then
   if rec.kind ~= 'hold' then return {REUSED, 0} end
   local at = differs(rec.fp, fingerprint)
@@ -75,11 +76,11 @@ local made, deadline, opened = text(now), text(now + ttl_ms), text(book.version 
 local changes = {'kind', 'hold', 'state', 'held', 'amount', text(amount), 'remaining', text(amount),
   'made', made, 'deadline', deadline, 'fp', fingerprint, 'opened', opened,
   'result', text(amount) .. ' ' .. ARGV[5] .. ' ' .. outcome(book, 0)}
-if member then change(changes, 'member', member_id) end
-if #draws > 0 then change(changes, 'draws', draws_text(draws)) end
-if ARGV[10] ~= '' then change(changes, 'metadata', ARGV[10]) end
+if member then put(changes, 'member', member_id) end
+if #draws > 0 then put(changes, 'draws', draws_text(draws)) end
+if ARGV[10] ~= '' then put(changes, 'metadata', ARGV[10]) end
 post(book, 'reserve', now, text(amount), field('key', key) .. field('opened', opened)
-  .. field('member', member_id) .. used_tail(today, amount) .. object('record', changes))
+  .. field('member', member_id) .. used_tail(today, amount) .. list('record', changes))
 check_book(book)
 
 append_all(book)
@@ -88,4 +89,5 @@ write_member(book)
 write_record(KEYS[9], changes)
 redis.call('ZADD', KEYS[7], deadline, key)
 note_deadline(score, now + ttl_ms)
-return hold_reply(OK, changed({}, changes), book.available, book.held, book.version, meta.seq, meta.chain)
+return {OK, 'held', amount, 0, amount, 0, 0, now, now + ttl_ms, book.available, book.held, book.version,
+  meta.seq, meta.chain, member_id, ARGV[10]}

@@ -7,6 +7,7 @@
 -- APPENDS  settings freeze
 -- include: lib/codes.lua
 -- include: lib/number.lua
+-- include: lib/pairs.lua
 -- include: lib/clock.lua
 -- include: lib/nonce.lua
 -- include: lib/fence.lua
@@ -18,7 +19,7 @@
 local now = now_ms()
 local meta, refusal = fence(now)
 if not meta then return refusal end
-local fields = read_account()
+local fields = read_hash(KEYS[6])
 if not fields then return {MISS} end
 local changes, bad = read_settings(fields, 3)
 if not changes then return {MALFORMED, bad} end
@@ -38,7 +39,7 @@ end
 local now_allowed = stored(fields.overdraft_limit)
 if now_allowed < overdraft and book.available < -now_allowed then return {NOT_ZERO, 'overdraft_limit'} end
 redis.call('ZCARD', KEYS[7])
-post(book, kind, now, nil, object('settings', changes))
+post(book, kind, now, nil, list('settings', changes))
 check_book(book)
 
 append_all(book)

@@ -4,14 +4,6 @@ local ACCT = KEYS[6]
 local CARRIED = {'base', 'debt', 'held', 'granted', 'refunded', 'spent', 'forfeited'}
 local COUNTERS = {'granted', 'refunded', 'spent', 'forfeited'}
 
-local function read_account()
-  local flat = redis.call('HGETALL', ACCT)
-  if #flat == 0 then return nil end
-  local fields = {}
-  for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
-  return fields
-end
-
 -- Grants that still have something, in the order in which they are drawn.
 local function read_grants(fields)
   local grants = {}
@@ -44,11 +36,6 @@ local function open_book(fields, meta)
   return book
 end
 
-local function put(writes, field, value)
-  local n = #writes
-  writes[n + 1], writes[n + 2] = field, value
-end
-
 -- Raises, before any write, where the book does not balance or a counter would leave int64.
 local function check_book(book)
   local sum = book.base - book.debt
@@ -64,29 +51,25 @@ local function check_book(book)
   end
 end
 
--- Expiring grants that this script touched, and how many live.
-local function write_grants(book)
-  local live = 0
-  for _, g in ipairs(book.grants) do
-    if g.remaining > 0 then live = live + 1 end
-    if book.touched[g.id] and g.remaining > 0 then
-      redis.call('HSET', ACCT, 'g:' .. g.id,
-        text(g.expires) .. ' ' .. text(g.priority) .. ' ' .. text(g.remaining))
-    elseif book.touched[g.id] then
-      redis.call('HDEL', ACCT, 'g:' .. g.id)
-    end
-  end
-  redis.call('HSET', ACCT, 'grants', text(live))
-end
-
 -- The account as its last entry leaves it.
 local function write_account(book)
-  local writes = book.last
+  local writes, touched = book.last, book.touched
   put(writes, 'base', text(book.base))
   if book.debt ~= stored(book.fields.debt) then put(writes, 'debt', text(book.debt)) end
   for i = 1, #book.writes do writes[#writes + 1] = book.writes[i] end
+  if next(touched) then
+    local live = 0
+    for _, g in ipairs(book.grants) do
+      if g.remaining > 0 then live = live + 1 end
+      if touched[g.id] and g.remaining > 0 then
+        put(writes, 'g:' .. g.id, text(g.expires) .. ' ' .. text(g.priority) .. ' ' .. text(g.remaining))
+      elseif touched[g.id] then
+        redis.call('HDEL', ACCT, 'g:' .. g.id)
+      end
+    end
+    put(writes, 'grants', text(live))
+  end
   redis.call('HSET', ACCT, unpack(writes))
-  if next(book.touched) then write_grants(book) end
   for i = 1, #COUNTERS do
     local name = COUNTERS[i]
     if book[name] ~= 0 then redis.call('HINCRBY', ACCT, name, text(book[name])) end

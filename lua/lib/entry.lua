@@ -1,16 +1,16 @@
 -- The record of one transition, built in full before the first write, then appended first: XADD is
 -- the one write that could refuse (an id not above the last), so it goes before all others.
 -- KEYS[4] = stream. `context` arrives as JSON text that the caller encoded; single values are decimal
--- text or of the id grammar, and need no escaping; maps may hold metadata, and are encoded by cjson.
+-- text or of the id grammar, and need no escaping; lists may hold metadata, and are encoded by cjson.
 local function field(name, value)
   if not value or value == '' then return '' end
   return ',"' .. name .. '":"' .. value .. '"'
 end
 
-local function object(name, flat)
-  local map = {}
-  for i = 1, #flat, 2 do map[flat[i]] = flat[i + 1] end
-  return ',"' .. name .. '":' .. cjson.encode(map)
+-- Names and values in turn: ["amount","40","state","held"].
+local function list(name, flat)
+  if #flat == 0 then return '' end
+  return ',"' .. name .. '":' .. cjson.encode(flat)
 end
 
 -- What counts for limits: the UTC day of the hold, and what was added to its use.
@@ -26,19 +26,18 @@ local function book_changes(book)
     local name = CARRIED[i]
     local now = book[name]
     if now ~= was[name] then
-      delta[name] = text(now - was[name])
+      put(delta, name, text(now - was[name]))
       was[name] = now
     end
   end
-  local json = ',"delta":' .. cjson.encode(delta)
-  if not next(book.touched) then return json end
+  if not next(book.touched) then return list('delta', delta) end
   local grants = {}
   for _, g in ipairs(book.grants) do
     if book.touched[g.id] then
-      grants[g.id] = text(g.expires) .. ' ' .. text(g.priority) .. ' ' .. text(g.remaining)
+      put(grants, g.id, text(g.expires) .. ' ' .. text(g.priority) .. ' ' .. text(g.remaining))
     end
   end
-  return json .. ',"grants":' .. cjson.encode(grants)
+  return list('delta', delta) .. list('grants', grants)
 end
 
 -- Queue one entry; `tail` is what this kind of transition adds to the common fields.

@@ -1,7 +1,9 @@
 -- May this Redis, in this life, decide about money now? Answers the shard's counters, or a refusal.
 -- Expects KEYS[1..3] = meta, lease:new, lease:finish.
-local B1 = 20000 -- unsettled entries that stop new spending: about 2 s of one shard at full speed
-local B2 = 4 * B1 -- and that stop everything: what Redis must keep may not grow without end
+-- B1 unsettled entries stop new spending: about 2 s of one shard at full speed. B2 stop everything: what
+-- Redis must keep may not grow without end.
+local B1 = 20000
+local B2 = 80000
 
 local function fence(now)
   local m = redis.call('HMGET', KEYS[1], 'nonce', 'seq', 'chain', 'settled', 'clock_ms')

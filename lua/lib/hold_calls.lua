@@ -9,8 +9,8 @@ local function remember(rec, changes, kind, key, fingerprint, balances, ends)
       text(stored(rec.remaining)), text(stored(rec.uncollected)), text(stored(rec.late)),
       text(stored(rec.deadline))}, ' ')
   end
-  change(changes, 'op:' .. key, value .. ' ' .. balances)
-  change(changes, 'ops', text(stored(rec.ops) + 1))
+  put(changes, 'op:' .. key, value .. ' ' .. balances)
+  put(changes, 'ops', text(stored(rec.ops) + 1))
 end
 
 -- The answer of an earlier call under this key: a replay, a refusal, or nil where there was none.

@@ -6,7 +6,7 @@ local LIMIT_MAX_HOLD, LIMIT_DAILY, LIMIT_MONTHLY, LIMIT_MAX_OPEN = 1, 2, 3, 4
 local LIMIT_MEMBER_MAX_HOLD, LIMIT_MEMBER_DAILY, LIMIT_MEMBER_MONTHLY = 5, 6, 7
 
 local function read_used(fields, day)
-  local month = month_of(day)
+  local month = math.floor(day / 100)
   return {day = day, month = month,
     daily = stored(fields.day) == day and stored(fields.used_day) or 0,
     monthly = stored(fields.month) == month and stored(fields.used_month) or 0}
@@ -43,7 +43,7 @@ end
 local function add_used(used, day, amount)
   local function sum(was) return math.min(math.max(was + amount, 0), MAX_AMOUNT) end
   if used.day == day then used.daily = sum(used.daily) end
-  if used.month == month_of(day) then used.monthly = sum(used.monthly) end
+  if used.month == math.floor(day / 100) then used.monthly = sum(used.monthly) end
 end
 
 -- Count `amount` (may be negative) on the day a hold was made.

@@ -19,6 +19,6 @@ local function new_movement(kind, amount, now, fingerprint, metadata, book)
   local at = text(now)
   local changes = {'kind', kind, 'amount', text(amount), 'made', at, 'ended', at, 'fp', fingerprint,
     'opened', text(book.version + 1), 'result', outcome(book, 0)}
-  if metadata ~= '' then change(changes, 'metadata', metadata) end
+  if metadata ~= '' then put(changes, 'metadata', metadata) end
   return changes
 end

@@ -17,6 +17,13 @@ local function stored(s)
   return n
 end
 
+-- Exact decimal text of an integer; most are needed more than once in a script.
+local texts = {}
 local function text(n)
-  return string.format('%.0f', n)
+  local s = texts[n]
+  if not s then
+    s = string.format('%.0f', n + 0) -- + 0: there is no -0
+    texts[n] = s
+  end
+  return s
 end

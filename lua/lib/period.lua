@@ -14,7 +14,3 @@ local function day_of(ms)
   local year = yoe + era * 400 + (month <= 2 and 1 or 0)
   return year * 10000 + month * 100 + (doy - floor((153 * mp + 2) / 5) + 1)
 end
-
-local function month_of(day)
-  return math.floor(day / 100)
-end

@@ -1,16 +1,9 @@
 -- What an idempotency key did: one hash for a hold, charge, grant or refund, with the keyed calls on
 -- a hold (commit, release, extend) as fields `op:<key>` in it. A field that reads '' is absent.
 -- The fingerprint is four characters a request field, in the order of holdfast/keys.py.
-local MAX_KEYS = 64 -- keyed calls on one hold; the last place is kept for the call that ends it
+-- MAX_KEYS: keyed calls on one hold; the last place is kept for the call that ends it.
+local MAX_KEYS = 64
 local FINGERPRINT_WIDTH = 4
-
-local function read_record(key)
-  local flat = redis.call('HGETALL', key)
-  if #flat == 0 then return nil end
-  local rec = {}
-  for i = 1, #flat, 2 do rec[flat[i]] = flat[i + 1] end
-  return rec
-end
 
 -- The number (1, 2, ...) of the first request field that differs, or nil where all are the same.
 local function differs(was, is)
@@ -21,12 +14,7 @@ local function differs(was, is)
   end
 end
 
--- `changes` lists field, value, field, value: at least one that is not ''.
-local function change(changes, name, value)
-  local n = #changes
-  changes[n + 1], changes[n + 2] = name, value
-end
-
+-- `changes` lists field, value, field, value; at least one is not ''.
 local function write_record(key, changes, expire_at)
   local set, gone = changes, nil
   for i = 2, #changes, 2 do
@@ -38,7 +26,7 @@ local function write_record(key, changes, expire_at)
       if changes[i + 1] == '' then
         redis.call('HDEL', key, changes[i])
       else
-        change(set, changes[i], changes[i + 1])
+        put(set, changes[i], changes[i + 1])
       end
     end
   end

@@ -1,0 +1,1 @@
+"""Scripts that write what holdfast writes and check nothing: the ceiling that benches compare with."""
