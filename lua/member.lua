@@ -1,5 +1,5 @@
 #!lua
--- PURPOSE  set the limits of a member of an account
+-- PURPOSE  change limits of a member of an account; '=' leaves one as it is, '' takes it away
 -- KEYS     meta lease:new lease:finish stream due acct open members
 -- ARGV     account context member daily_limit monthly_limit max_hold
 -- RETURNS  member
@@ -16,10 +16,9 @@
 -- include: lib/entry.lua
 -- include: lib/limits.lua
 
-local limits = {}
-for i = 4, 6 do
-  if ARGV[i] ~= '' and not int(ARGV[i]) then return {MALFORMED, i} end
-  limits[i - 3] = ARGV[i] ~= '' and ARGV[i] or '-'
+local asked = {ARGV[4], ARGV[5], ARGV[6]}
+for i = 1, 3 do
+  if asked[i] ~= '' and asked[i] ~= '=' and not int(asked[i]) then return {MALFORMED, i + 3} end
 end
 
 local now = now_ms()
@@ -28,14 +27,20 @@ if not meta then return refusal end
 local fields = read_hash(KEYS[6])
 if not fields then return {MISS} end
 if fields.status == 'closed' then return {CLOSED} end
-local wanted = table.concat(limits, ' ')
 local was = redis.call('HGET', KEYS[8], ARGV[3] .. '/limits')
 local member = read_member(ARGV[3], day_of(now))
+local limits, settings = {}, {}
+for i, name in ipairs({'daily_limit', 'monthly_limit', 'max_hold'}) do
+  local limit = asked[i]
+  if limit == '=' then limit = member.limits[i] and text(member.limits[i]) or '' end
+  limits[i] = limit ~= '' and limit or '-'
+  put(settings, name, limit)
+end
+local wanted = table.concat(limits, ' ')
 local created = was and 0 or 1
 if was ~= wanted then
   local book = open_book(fields, meta)
-  post(book, 'settings', now, nil, field('member', ARGV[3]) .. list('settings',
-    {'daily_limit', ARGV[4], 'monthly_limit', ARGV[5], 'max_hold', ARGV[6]}))
+  post(book, 'settings', now, nil, field('member', ARGV[3]) .. list('settings', settings))
   check_book(book)
 
   append_all(book)

@@ -8,6 +8,7 @@ is decided (cold accounts, due holds, refusals) is in `decisions.py`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,7 @@ from holdfast.model import (
     Receipt,
 )
 from holdfast.shards import Argument
+from holdfast.survey import ShardView, survey
 
 DEFAULT_TTL_S = 900
 
@@ -55,12 +57,10 @@ class Ledger:
     async def close(self) -> None:
         await self._decisions.close()
 
-    def shards_open(self) -> list[dict[str, Any]]:
-        """Per shard: its number, whether a vetted generation is known, and why not."""
-        return [
-            {"shard": g.number, "open": not g.fenced, "reason": "fenced" if g.fenced else ""}
-            for g in self._decisions.gates
-        ]
+    async def survey(self) -> list[ShardView]:
+        """How every shard stands now, as this process sees it."""
+        now_ms = int(time.time() * 1000)
+        return await survey(self.shards, self._decisions.gates, now_ms)
 
     # ── holds ────────────────────────────────────────────────────────────────────────────────────
 
@@ -377,18 +377,18 @@ class Ledger:
         self,
         account: str,
         member: str,
+        limits: Mapping[str, int | None],
         *,
-        daily_limit: int | None,
-        monthly_limit: int | None,
-        max_hold: int | None,
         context: Context,
         durability: Level | None = None,
     ) -> Member:
-        """Set all limits of a member; None is no limit."""
-        sent = {"daily_limit": daily_limit, "monthly_limit": monthly_limit, "max_hold": max_hold}
-        check(sent, account=account, member=member)
-        limits = [or_empty(limit) for limit in sent.values()]
-        args: list[Argument] = [account, context_text(context), member, *limits]
+        """Change the limits given (daily_limit, monthly_limit, max_hold); None takes one away."""
+        check(limits, account=account, member=member)
+        wanted = [
+            or_empty(limits[name]) if name in limits else "="
+            for name in ("daily_limit", "monthly_limit", "max_hold")
+        ]
+        args: list[Argument] = [account, context_text(context), member, *wanted]
         reply = await self._decide("member", account, None, args)
         answer = replies.member(account, member, reply[2], (reply[3], reply[4]))
         answer.created = reply[1] == 1

@@ -211,6 +211,16 @@ async def test_51_member_limit_and_funds(api: Driver, world: World, limit: str) 
     assert (await api.member(account, "bob")).used_today == 20
 
 
+async def test_limits_of_a_member_change_one_at_a_time(api: Driver, world: World) -> None:
+    account = await world.account(api, 100)
+    await api.put_member(account, "bob", daily_limit=50, max_hold=40)
+    changed = await api.put_member(account, "bob", monthly_limit=70, daily_limit=None)
+    assert changed.status == 200
+    assert changed.limits == {"daily_limit": None, "monthly_limit": 70, "max_hold": 40}
+    async with world.unchanged(account):
+        assert (await api.put_member(account, "bob", max_hold=40)).status == 200
+
+
 async def test_52_one_key_one_kind(api: Driver, world: World) -> None:
     account = await world.account(api, 100)
     await api.reserve(account, "k", amount=40)

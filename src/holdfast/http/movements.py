@@ -1,0 +1,60 @@
+"""Charges, refunds and grants over HTTP: what is over when it has happened."""
+
+from __future__ import annotations
+
+from holdfast.http.answers import Answer, MovementAnswer, movement_answer
+from holdfast.http.bodies import Charge, Grant, Refund
+from holdfast.http.fields import time_ms
+from holdfast.http.requests import Call
+from holdfast.model import Movement
+
+
+async def charge(call: Call, body: Charge) -> Answer[MovementAnswer]:
+    """Take credits at once, for work that is done or priced: a hold and its commit in one."""
+    movement = await call.ledger.charge(
+        call.account,
+        call.own_key,
+        amount=body.amount,
+        on_shortfall=body.on_shortfall,
+        member=body.member,
+        metadata=body.metadata,
+        context=call.context(body.description),
+        durability=call.durability,
+    )
+    return _made(movement)
+
+
+async def refund(call: Call, body: Refund) -> Answer[MovementAnswer]:
+    """Give back what a hold or charge took: at most that, over all refunds of it."""
+    movement = await call.ledger.refund(
+        call.account,
+        call.own_key,
+        of=body.of,
+        amount=body.amount,
+        metadata=body.metadata,
+        context=call.context(body.description, reason=body.reason),
+        durability=call.durability,
+    )
+    return _made(movement)
+
+
+async def grant(call: Call, body: Grant) -> Answer[MovementAnswer]:
+    """Put credits into the account. Debt is paid first."""
+    movement = await call.ledger.grant(
+        call.account,
+        call.own_key,
+        amount=body.amount,
+        source=body.source,
+        priority=body.priority,
+        expires_ms=None if body.expires_at is None else time_ms(body.expires_at),
+        expires_at=body.expires_at,
+        metadata=body.metadata,
+        context=call.context(body.description),
+        durability=call.durability,
+    )
+    return _made(movement)
+
+
+def _made(movement: Movement) -> Answer[MovementAnswer]:
+    status = 200 if movement.replayed else 201
+    return Answer(status, movement_answer(movement), movement.replayed)

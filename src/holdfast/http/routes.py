@@ -1,0 +1,260 @@
+"""The one table of routes: what is called, by whom, with what, and what comes back.
+
+Dispatch, batches and OpenAPI all read it. Paths are matched segment by segment; a parameter takes
+any segment that is not empty, and its grammar is checked by the call that it becomes part of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from holdfast.http import accounts, admin, answers, batch, bodies, holds, listings, movements, ops
+from holdfast.http.answers import Answer
+from holdfast.http.bodies import Form
+from holdfast.http.requests import MAX_BATCH_BYTES, MAX_BODY_BYTES, Call
+
+Endpoint = Callable[[Call, Any], Awaitable[Answer[Any]]]
+Method = Literal["GET", "PUT", "POST", "DELETE"]
+
+READ: Final = frozenset({"read"})
+LOOK: Final = frozenset({"read", "spend"})
+SPEND: Final = frozenset({"spend"})
+CREDIT: Final = frozenset({"credit"})
+ADMIN: Final = frozenset({"admin"})
+BATCH: Final = SPEND | CREDIT
+NOBODY: Final[frozenset[str]] = frozenset()
+
+# Codes that belong to what a route does; those that any call can meet are added by OpenAPI.
+_SPENDING: Final = (
+    *("account_not_found", "insufficient_credits", "limit_exceeded", "account_frozen"),
+    *("account_closed", "amount_limit", "idempotency_key_reused", "outcome_unknown"),
+)
+_OF_HOLD: Final = (
+    *("account_not_found", "hold_not_found", "idempotency_key_reused", "outcome_unknown"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route. `scopes`: any one of them is enough; none: open to everybody.
+
+    `form` is the model of the body, of GET and DELETE that of the query. `answer` is the shape of
+    the document, None for what is no JSON. `made`: a success may be 201. `settles`: the
+    Holdfast-Durability header counts.
+    """
+
+    name: str
+    method: Method
+    path: str
+    endpoint: Endpoint
+    scopes: frozenset[str]
+    form: type[Form]
+    answer: Any
+    key: Literal["required", "optional", "none"] = "none"
+    made: bool = False
+    settles: bool = False
+    errors: Sequence[str] = ()
+    max_body_bytes: int = MAX_BODY_BYTES
+
+    @property
+    def params(self) -> tuple[str, ...]:
+        """Names of the path's parameters, in order."""
+        return tuple(part[1:-1] for part in self.path.split("/") if part.startswith("{"))
+
+    @property
+    def has_body(self) -> bool:
+        return self.method in ("POST", "PUT")
+
+
+_ACCOUNT = "/v1/accounts/{account}"
+_HOLD = _ACCOUNT + "/holds/{hold}"
+
+ROUTES: Final[Sequence[Route]] = (
+    # holds
+    Route(
+        *("reserve", "POST", _ACCOUNT + "/holds", holds.reserve, SPEND),
+        *(bodies.Reserve, answers.HoldAnswer, "required"),
+        made=True,
+        settles=True,
+        errors=_SPENDING,
+    ),
+    Route(
+        *("commit", "POST", _HOLD + "/commit", holds.commit, SPEND),
+        *(bodies.Commit, answers.HoldAnswer, "optional"),
+        settles=True,
+        errors=(*_OF_HOLD, "commit_exceeds_funds", "hold_committed", "hold_released"),
+    ),
+    Route(
+        *("release", "POST", _HOLD + "/release", holds.release, SPEND),
+        *(bodies.Release, answers.HoldAnswer, "optional"),
+        settles=True,
+        errors=(*_OF_HOLD, "hold_committed"),
+    ),
+    Route(
+        *("extend", "POST", _HOLD + "/extend", holds.extend, SPEND),
+        *(bodies.Extend, answers.HoldAnswer, "optional"),
+        settles=True,
+        errors=(
+            *(*_SPENDING, "hold_not_found"),
+            *("hold_committed", "hold_released", "hold_expired"),
+        ),
+    ),
+    Route(
+        *("get_hold", "GET", _HOLD, holds.get_hold, LOOK),
+        *(bodies.NoQuery, answers.HoldAnswer),
+        errors=("account_not_found", "hold_not_found"),
+    ),
+    # movements
+    Route(
+        *("charge", "POST", _ACCOUNT + "/charges", movements.charge, SPEND),
+        *(bodies.Charge, answers.MovementAnswer, "required"),
+        made=True,
+        settles=True,
+        errors=_SPENDING,
+    ),
+    Route(
+        *("refund", "POST", _ACCOUNT + "/refunds", movements.refund, CREDIT),
+        *(bodies.Refund, answers.MovementAnswer, "required"),
+        made=True,
+        settles=True,
+        errors=(*_OF_HOLD, "hold_open", "refund_exceeds", "amount_limit"),
+    ),
+    Route(
+        *("grant", "POST", _ACCOUNT + "/grants", movements.grant, CREDIT),
+        *(bodies.Grant, answers.MovementAnswer, "required"),
+        made=True,
+        settles=True,
+        errors=(
+            *("account_not_found", "account_closed", "amount_limit"),
+            *("idempotency_key_reused", "outcome_unknown"),
+        ),
+    ),
+    Route(
+        *("batch", "POST", "/v1/batch", batch.batch, BATCH),
+        *(bodies.Batch, answers.BatchAnswer),
+        settles=True,
+        max_body_bytes=MAX_BATCH_BYTES,
+    ),
+    # accounts and members
+    Route(
+        *("put_account", "PUT", _ACCOUNT, accounts.put_account, ADMIN),
+        *(bodies.AccountSettings, answers.AccountAnswer),
+        made=True,
+        settles=True,
+        errors=("account_not_found", "account_closed", "outcome_unknown"),
+    ),
+    Route(
+        *("get_account", "GET", _ACCOUNT, accounts.get_account, READ),
+        *(bodies.NoQuery, answers.AccountAnswer),
+        errors=("account_not_found",),
+    ),
+    Route(
+        *("put_member", "PUT", _ACCOUNT + "/members/{member}", accounts.put_member, ADMIN),
+        *(bodies.MemberLimits, answers.MemberAnswer),
+        made=True,
+        settles=True,
+        errors=("account_not_found", "account_closed", "outcome_unknown"),
+    ),
+    Route(
+        *("get_member", "GET", _ACCOUNT + "/members/{member}", accounts.get_member, READ),
+        *(bodies.NoQuery, answers.MemberAnswer),
+        errors=("account_not_found",),
+    ),
+    # lists
+    Route(
+        *("list_accounts", "GET", "/v1/accounts", listings.list_accounts, READ),
+        *(bodies.AccountsPage, answers.ListAnswer[answers.AccountAnswer]),
+    ),
+    Route(
+        *("list_entries", "GET", _ACCOUNT + "/entries", listings.list_entries, READ),
+        *(bodies.Page, answers.ListAnswer[answers.EntryAnswer]),
+        errors=("account_not_found",),
+    ),
+    Route(
+        *("list_holds", "GET", _ACCOUNT + "/holds", listings.list_holds, READ),
+        *(bodies.HoldsPage, answers.ListAnswer[answers.HoldAnswer]),
+        errors=("account_not_found",),
+    ),
+    Route(
+        *("list_usage", "GET", _ACCOUNT + "/usage", listings.list_usage, READ),
+        *(bodies.UsagePage, answers.ListAnswer[answers.UsageAnswer]),
+        errors=("account_not_found",),
+    ),
+    # API keys
+    Route(
+        *("list_keys", "GET", "/v1/admin/keys", admin.list_keys, ADMIN),
+        *(bodies.Page, answers.ListAnswer[answers.ApiKeyAnswer]),
+    ),
+    Route(
+        *("make_key", "POST", "/v1/admin/keys", admin.make_key, ADMIN),
+        *(bodies.NewApiKey, answers.NewApiKeyAnswer),
+        made=True,
+    ),
+    Route(
+        *("revoke_key", "DELETE", "/v1/admin/keys/{name}", admin.revoke_key, ADMIN),
+        *(bodies.NoQuery, answers.ApiKeyAnswer),
+        errors=("not_found",),
+    ),
+    # for operators and machines
+    Route("livez", "GET", "/livez", ops.livez, NOBODY, bodies.NoQuery, ops.LiveAnswer),
+    Route("readyz", "GET", "/readyz", ops.readyz, NOBODY, bodies.NoQuery, ops.ReadyAnswer),
+    Route("metrics", "GET", "/metrics", ops.metrics, NOBODY, bodies.NoQuery, None),
+    Route("openapi", "GET", "/openapi.json", ops.openapi, NOBODY, bodies.NoQuery, dict[str, Any]),
+    Route(
+        *("problem", "GET", "/problems/{name}", ops.problem, NOBODY, bodies.NoQuery, None),
+        errors=("not_found",),
+    ),
+)
+
+
+class _Node:
+    """The rest of some paths after one beginning."""
+
+    __slots__ = ("fixed", "methods", "parameter", "parameter_name")
+
+    def __init__(self) -> None:
+        self.fixed: dict[str, _Node] = {}
+        self.parameter: _Node | None = None
+        self.parameter_name = ""
+        self.methods: dict[str, Route] = {}
+
+    def below(self, part: str) -> _Node:
+        """The node after one more segment of a path, made if need be."""
+        if not part.startswith("{"):
+            return self.fixed.setdefault(part, _Node())
+        name = part[1:-1]
+        if self.parameter is None:
+            self.parameter, self.parameter_name = _Node(), name
+        if self.parameter_name != name:
+            raise ValueError(f"one segment is called both {self.parameter_name} and {name}")
+        return self.parameter
+
+
+class Router:
+    """Finds routes by path: a dictionary look-up a segment, without a regular expression."""
+
+    def __init__(self, routes: Sequence[Route] = ROUTES) -> None:
+        self._root = _Node()
+        for route in routes:
+            node = self._root
+            for part in route.path.split("/")[1:]:
+                node = node.below(part)
+            if route.method in node.methods:
+                raise ValueError(f"{route.method} {route.path} is there twice")
+            node.methods[route.method] = route
+
+    def find(self, path: str) -> tuple[dict[str, Route], dict[str, str]] | None:
+        """The routes of a path by method, and its parameters; None where there are none."""
+        node = self._root
+        ids: dict[str, str] = {}
+        for part in path.split("/")[1:]:
+            following = node.fixed.get(part)
+            if following is None:
+                following = node.parameter
+                if following is None or not part:
+                    return None
+                ids[node.parameter_name] = part
+            node = following
+        return (node.methods, ids) if node.methods else None
