@@ -106,11 +106,9 @@ def _start(stack: ExitStack, name: str, directory: Path, pin: Callable[[int], No
         "HOLDFAST_DATABASE_URL": postgres.url,
         "HOLDFAST_DATA": str(directory),
     }
-    subprocess.run(
-        _command("holdfast", "migrate"), env=environment, check=True, capture_output=True
-    )
-    words = ("holdfast", "key", "create", "--name", "bench", "--scopes", "all", "--json")
-    made = subprocess.run(_command(*words), env=environment, check=True, capture_output=True)
+    _run(environment, "holdfast", "migrate")
+    words = ("key", "create", "--name", "bench", "--scopes", "all", "--json")
+    made = json.loads(_run(environment, "holdfast", *words))
     log = directory / f"{name}.log"
     worker = stack.enter_context(_running(_command("holdfast", "settle"), environment, log))
     port = free_port()
