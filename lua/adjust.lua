@@ -54,7 +54,7 @@ end
 book.granted = takes and -size or size
 local changes = new_movement('adjust', book.granted, now, fingerprint, ARGV[7], book)
 post(book, 'adjust', now, text(book.granted), field('key', key) .. field('opened', text(book.version + 1))
-  .. list('record', changes))
+  .. list('record', changes, true))
 put(book.writes, 'last_grant_seq', text(meta.seq))
 check_book(book)
 

@@ -67,7 +67,7 @@ if uncollected > 0 then put(changes, 'uncollected', text(uncollected)) end
 if member then put(changes, 'member', member_id) end
 post(book, 'charge', now, text(amount), field('key', key) .. field('opened', text(book.version + 1))
   .. field('member', member_id) .. field('uncollected', uncollected > 0 and text(uncollected))
-  .. used_tail(today, amount) .. list('record', changes))
+  .. used_tail(today, amount) .. list('record', changes, true))
 check_book(book)
 
 append_all(book)

@@ -105,4 +105,6 @@ write_account(book)
 write_member(book)
 write_record(KEYS[9], changes, final and now + window_ms)
 if final then redis.call('ZREM', KEYS[7], key) end
-return hold_reply(OK, changed(rec, changes), book.available, book.held, book.version, meta.seq, meta.chain)
+return {OK, rec.state, stored(rec.amount), committed + in_hold + extra, final and 0 or remaining - in_hold,
+  stored(rec.uncollected), late and 1 or 0, stored(rec.made), stored(rec.deadline), book.available, book.held,
+  book.version, meta.seq, meta.chain, rec.member or '', rec.metadata or ''}

@@ -57,7 +57,7 @@ local changes = new_movement('grant', amount, now, fingerprint, ARGV[10], book)
 put(changes, 'source', ARGV[6])
 if expires then put(changes, 'expires', text(expires)) end
 post(book, 'grant', now, text(amount), field('key', key) .. field('opened', text(book.version + 1))
-  .. field('source', ARGV[6]) .. list('record', changes))
+  .. field('source', ARGV[6]) .. list('record', changes, true))
 put(book.writes, 'last_grant_seq', text(meta.seq))
 check_book(book)
 

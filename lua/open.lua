@@ -37,7 +37,7 @@ end
 for i = 1, #status do changes[#changes + 1] = status[i] end
 put_settings(book, changes)
 put(book.writes, 'opened', text(now))
-post(book, 'open', now, nil, list('settings', changes))
+post(book, 'open', now, nil, list('settings', changes, true))
 check_book(book)
 
 append_all(book)

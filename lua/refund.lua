@@ -52,7 +52,7 @@ local changes = new_movement('refund', amount, now, fingerprint, ARGV[7], book)
 put(changes, 'of', of)
 local target_changes = {'refunded', text(stored(target.refunded) + amount)}
 post(book, 'refund', now, text(amount), field('key', key) .. field('opened', text(book.version + 1)) .. field('of', of)
-  .. field('of_opened', target.opened) .. list('record', changes) .. list('of_record', target_changes))
+  .. field('of_opened', target.opened) .. list('record', changes, true) .. list('of_record', target_changes))
 put(book.writes, 'last_refund_seq', text(meta.seq))
 check_book(book)
 

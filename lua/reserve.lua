@@ -80,7 +80,7 @@ if member then put(changes, 'member', member_id) end
 if #draws > 0 then put(changes, 'draws', draws_text(draws)) end
 if ARGV[10] ~= '' then put(changes, 'metadata', ARGV[10]) end
 post(book, 'reserve', now, text(amount), field('key', key) .. field('opened', opened)
-  .. field('member', member_id) .. used_tail(today, amount) .. list('record', changes))
+  .. field('member', member_id) .. used_tail(today, amount) .. list('record', changes, ARGV[10] ~= ''))
 check_book(book)
 
 append_all(book)

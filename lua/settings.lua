@@ -39,7 +39,7 @@ end
 local now_allowed = stored(fields.overdraft_limit)
 if now_allowed < overdraft and book.available < -now_allowed then return {NOT_ZERO, 'overdraft_limit'} end
 redis.call('ZCARD', KEYS[7])
-post(book, kind, now, nil, list('settings', changes))
+post(book, kind, now, nil, list('settings', changes, true))
 check_book(book)
 
 append_all(book)

@@ -1,16 +1,17 @@
 -- The record of one transition, built in full before the first write, then appended first: XADD is
 -- the one write that could refuse (an id not above the last), so it goes before all others.
 -- KEYS[4] = stream. `context` arrives as JSON text that the caller encoded; single values are decimal
--- text or of the id grammar, and need no escaping; lists may hold metadata, and are encoded by cjson.
+-- text or of the id grammar, and need no escaping; metadata and plans are free text, and cjson quotes them.
 local function field(name, value)
   if not value or value == '' then return '' end
   return ',"' .. name .. '":"' .. value .. '"'
 end
 
--- Names and values in turn: ["amount","40","state","held"].
-local function list(name, flat)
+-- Names and values in turn: ["amount","40","state","held"]. `free` where a value may be any text.
+local function list(name, flat, free)
   if #flat == 0 then return '' end
-  return ',"' .. name .. '":' .. cjson.encode(flat)
+  if free then return ',"' .. name .. '":' .. cjson.encode(flat) end
+  return ',"' .. name .. '":["' .. table.concat(flat, '","') .. '"]'
 end
 
 -- What counts for limits: the UTC day of the hold, and what was added to its use.

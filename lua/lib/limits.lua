@@ -51,10 +51,12 @@ local function count_used(book, used, member, day, amount)
   if amount == 0 then return end
   add_used(used, day, amount)
   local writes = book.writes
-  put(writes, 'day', text(used.day))
   put(writes, 'used_day', text(used.daily))
-  put(writes, 'month', text(used.month))
   put(writes, 'used_month', text(used.monthly))
+  if stored(book.fields.day) ~= used.day then
+    put(writes, 'day', text(used.day))
+    put(writes, 'month', text(used.month))
+  end
   if member then
     add_used(member.used, day, amount)
     book.member = member

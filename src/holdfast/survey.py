@@ -61,6 +61,7 @@ async def _view(shards: Shards, gate: Gate, now_ms: int) -> ShardView:
     reason = ""
     if gate.fenced or meta[0] != gate.nonce.encode():
         reason = "fenced"
+        gate.refuse(gate.nonce)  # no call may come that finds it out: look for the new nonce now
     elif leases != [meta[0], meta[0]]:
         reason = "lease"
     return ShardView(gate.number, reason, backlog, waiting_ms, max(new_ms, 0), max(finish_ms, 0))
