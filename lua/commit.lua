@@ -77,7 +77,7 @@ take_front(draws, in_hold)
 book.held = book.held - in_hold - rest
 book.spent = in_hold + extra
 draw(book, extra, {})
-local lost = give_back(book, draws, rest, now)
+local lost = final and give_back(book, draws, rest, now) or 0
 count_used(book, used, member, made_day, extra - rest)
 
 put(changes, 'committed', text(committed + in_hold + extra))

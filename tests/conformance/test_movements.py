@@ -251,3 +251,19 @@ async def test_overdraft_in_use_is_not_lowered(api: Driver, world: World) -> Non
     refused = await api.open(account, overdraft_limit=29)
     assert (refused.status, refused.errors[0]["field"]) == (422, "overdraft_limit")
     assert (await api.open(account, overdraft_limit=30)).ok
+
+
+async def test_49_a_partial_commit_leaves_the_draws_in_the_hold(api: Driver, world: World) -> None:
+    account = await world.account(api, 100)
+    now = await world.freeze(account)
+    await api.grant(account, 30, "g", expires_ms=now + 1000)
+    await api.reserve(account, "h1", amount=50)
+    part = await api.commit(account, "h1", "p1", amount=10, final=False)
+    assert part.funds == (80, 40)
+    answer = await api.account(account)
+    assert (answer.grants, answer.forfeited) == ([], 0)
+    await world.advance(account, 1000)
+    assert (await api.commit(account, "h1", "p2", amount=5, final=False)).funds == (80, 35)
+    done = await api.release(account, "h1")
+    assert done.funds == (100, 0)
+    assert (await api.account(account)).forfeited == 15

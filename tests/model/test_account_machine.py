@@ -70,8 +70,12 @@ class AccountMachine(RuleBasedStateMachine):
 
     bench: Bench
 
-    @initialize(overdraft=st.sampled_from([0, 25]), amount=st.integers(0, 100))
-    def open(self, overdraft: int, amount: int) -> None:
+    @initialize(
+        overdraft=st.sampled_from([0, 25]),
+        amount=st.integers(0, 100),
+        lives_s=st.none() | st.integers(5, 60),
+    )
+    def open(self, overdraft: int, amount: int, lives_s: int | None) -> None:
         self.account = f"m-{secrets.token_hex(6)}"
         self.api = LedgerDriver(self.bench.ledger)
         self.model = ModelAccount(overdraft_limit=overdraft)
@@ -79,7 +83,7 @@ class AccountMachine(RuleBasedStateMachine):
         self.call(self.api.open(self.account, overdraft_limit=overdraft))
         self.model.now = self.bench.run(self.bench.world.freeze(self.account))
         if amount:
-            self.grant(amount, None, 0)
+            self.grant(amount, lives_s, 0)
 
     def teardown(self) -> None:
         self.bench.run(self.bench.world.thaw())
@@ -241,7 +245,7 @@ def test_scripts_agree_with_the_model(bench: Bench) -> None:
     run_state_machine_as_test(
         AccountMachine,
         settings=settings(
-            max_examples=60,
+            max_examples=100,
             phases=[Phase.generate],
             stateful_step_count=30,
             deadline=None,
