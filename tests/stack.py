@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Sequence
+from hashlib import sha1
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
@@ -28,7 +29,9 @@ from holdfast.config import Config
 from holdfast.shards import Argument, Shards
 from holdfast.wire import Wire
 from settlement import schema
+from settlement.journal import Outcome, ShardBatch, settle
 from settlement.pool import open_pool
+from settlement.reader import Entry, verify
 from settlement.state import WorkerState
 
 CONTEXT = '{"request_id":"r-1","actor":"test"}'
@@ -327,3 +330,60 @@ class Stack:
         self, account: str, member: str, daily: str = "", monthly: str = "", max_hold: str = ""
     ) -> list[Any]:
         return await self.move("member", account, member, daily, monthly, max_hold)
+
+    # What Redis and the journal have
+
+    async def entries(self, number: int, limit: int = 10_000) -> list[Entry]:
+        """The entries of a shard behind its mark, verified."""
+        row = self.state.rows[number]
+        keys = self.shards.keys[number].of_shard()[:4]
+        code, rest = await self.shards.run(number, "entries", row.nonce, keys, [row.mark, limit])
+        assert code is Code.OK, rest
+        reading = verify(row.mark, row.chain, rest[2], seq=rest[0], limit=limit)
+        assert reading.broken is None, reading.broken
+        return reading.entries
+
+    async def batch(self, number: int) -> ShardBatch:
+        """What a settle of a shard would be given now."""
+        row = self.state.rows[number]
+        found = await self.entries(number)
+        return ShardBatch(number, row.generation, row.nonce, row.mark, found)
+
+    async def settle(self) -> list[Outcome]:
+        """Settle all there is, and tell Redis, as the worker would."""
+        outcomes: list[Outcome] = []
+        for number in range(self.config.shards):
+            batch = await self.batch(number)
+            if not batch.entries:
+                continue
+            async with self.pool.acquire() as conn:
+                outcomes += await settle(conn, [batch])
+            await self.state.refresh([number], force=True)
+            row = self.state.rows[number]
+            meta = [self.shards.keys[number].meta]
+            await self.shards.run(number, "settled", row.nonce, meta, [row.mark])
+        return outcomes
+
+    async def forge(self, number: int, text: bytes) -> None:
+        """Append an entry that links, as a script of another release or a bug would."""
+        shard = self.shards.keys[number]
+        meta = await self.meta(number)
+        seq = int(meta.get("seq", 0)) + 1
+        chain = sha1(meta.get("chain", "").encode() + text).hexdigest()
+        await self.command("XADD", shard.stream, f"{seq}-0", "entry", text, "chain", chain)
+        await self.command("HSET", shard.meta, "seq", seq, "chain", chain)
+
+    async def row(self, table: str, **where: Any) -> dict[str, Any] | None:
+        """One row of a table, or None."""
+        rows = await self.rows(table, **where)
+        assert len(rows) <= 1, rows
+        return rows[0] if rows else None
+
+    async def rows(self, table: str, **where: Any) -> list[dict[str, Any]]:
+        """Rows of a table whose columns have these values, in the table's first order."""
+        terms = [f"{name} = ${place}" for place, name in enumerate(where, start=1)]
+        condition = f" WHERE {' AND '.join(terms)}" if terms else ""
+        found = await self.pool.fetch(
+            f"SELECT * FROM {table}{condition} ORDER BY 1, 2", *where.values()
+        )
+        return [dict(row) for row in found]

@@ -63,6 +63,10 @@ class Config(BaseSettings):
     test_clock: bool = Field(
         default=False, description="run the test build of the scripts; never in production"
     )
+    test_failpoint: str | None = Field(
+        default=None,
+        description="<point>:<n> at which a worker kills itself; never in production",
+    )
 
 
 @cache

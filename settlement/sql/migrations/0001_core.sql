@@ -112,7 +112,7 @@ CREATE TABLE account (
     CONSTRAINT account_sources CHECK (available = base + in_grants - debt),
     CONSTRAINT account_funds_or_debt CHECK (debt = 0 OR base + in_grants = 0)
 ) WITH (fillfactor = 70);
-CREATE INDEX account_shard ON account (shard);
+CREATE INDEX account_shard ON account (shard, account);
 
 -- What each idempotency key did: the Redis hash of the key, verbatim in `fields`, and the columns that
 -- questions are asked about. A key that is used again after its window opens a new row.

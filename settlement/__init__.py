@@ -1,0 +1,1 @@
+"""Settlement: carries every entry from the Redis stream into the Postgres journal, exactly once."""

@@ -1,0 +1,1 @@
+"""The SQL that settlement runs, one described file a statement."""

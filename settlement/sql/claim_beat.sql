@@ -1,0 +1,5 @@
+-- This worker ($1) is alive; workers that were not for a minute are forgotten.
+WITH gone AS (
+    DELETE FROM worker WHERE seen_at < clock_timestamp() - interval '60 s' AND id <> $1
+)
+INSERT INTO worker (id) VALUES ($1) ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp()

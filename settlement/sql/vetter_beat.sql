@@ -1,0 +1,2 @@
+-- The vetter's session is not idle.
+SELECT 1
