@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- PURPOSE  delete keys of a shard that is being rebuilt
 -- KEYS     meta lease:new lease:finish key...
 -- ARGV

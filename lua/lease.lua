@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- PURPOSE  lend a shard the permission to finish work and, where asked, to take on new spending
 -- KEYS     meta lease:new lease:finish stream
 -- ARGV     taken_ms run_id replid new proof_ms

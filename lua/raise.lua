@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- PURPOSE  raise a shard to a newer generation; every script of an older one is refused from here on
 -- KEYS     meta lease:new lease:finish
 -- ARGV     generation nonce durability

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- PURPOSE  note how far the journal has this shard
 -- KEYS     meta
 -- ARGV     mark

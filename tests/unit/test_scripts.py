@@ -135,7 +135,9 @@ def test_scripts_keep_the_rules(name: str) -> None:
     text = scripts.template(name)
     assert text.startswith("#!lua")
     flags = text.splitlines()[0].removeprefix("#!lua").strip()
-    allowed = {"evict": "flags=allow-oom", "trim": "flags=allow-oom"}
+    # What frees memory, and what must go on for memory to be freed (docs/decisions/0004).
+    free = ("evict", "trim", "settled", "lease", "raise", "delete")
+    allowed = dict.fromkeys(free, "flags=allow-oom")
     reads = ("account", "hold", "entries", "due")
     assert flags == allowed.get(name, "flags=no-writes" if name in reads else "")
     for command in re.findall(r"redis\.call\('(\w+)'\s*,\s*([^,)]+)", text):
