@@ -29,4 +29,5 @@ if ARGV[2] ~= '' then
   limits = redis.call('HGET', KEYS[8], ARGV[2] .. '/limits')
 end
 return {OK, first_expire and 1 or 0, redis.call('ZCARD', KEYS[7]), used.daily, used.monthly,
-  redis.call('HGETALL', ACCT), limits, member and member.used.daily or 0, member and member.used.monthly or 0}
+  redis.call('HGETALL', ACCT), limits, member and member.used.daily or 0,
+  member and member.used.monthly or 0}

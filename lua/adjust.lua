@@ -21,7 +21,8 @@
 -- include: lib/movement.lua
 -- include: lib/deadlines.lua
 
-local size, fingerprint, window_ms, key = int((string.gsub(ARGV[3], '^-', ''))), ARGV[4], int(ARGV[5]), ARGV[8]
+local size = int((string.gsub(ARGV[3], '^-', '')))
+local fingerprint, window_ms, key = ARGV[4], int(ARGV[5]), ARGV[8]
 if not size or size < 1 then return {MALFORMED, 3} end
 if not window_ms then return {MALFORMED, 5} end
 local takes = string.sub(ARGV[3], 1, 1) == '-'
@@ -53,7 +54,8 @@ else
 end
 book.granted = takes and -size or size
 local changes = new_movement('adjust', book.granted, now, fingerprint, ARGV[7], book)
-post(book, 'adjust', now, text(book.granted), field('key', key) .. field('opened', text(book.version + 1))
+post(book, 'adjust', now, text(book.granted),
+  field('key', key) .. field('opened', text(book.version + 1))
   .. list('record', changes, true))
 put(book.writes, 'last_grant_seq', text(meta.seq))
 check_book(book)
@@ -61,4 +63,5 @@ check_book(book)
 append_all(book)
 write_account(book)
 write_record(KEYS[9], changes, now + window_ms)
-return movement_reply(OK, changed({}, changes), book.available, book.held, book.version, meta.seq, meta.chain)
+return movement_reply(OK, changed({}, changes), book.available, book.held, book.version, meta.seq,
+  meta.chain)

@@ -26,7 +26,8 @@
 -- include: lib/deadlines.lua
 
 local amount, window_ms = int(ARGV[3]), int(ARGV[8])
-local on_shortfall, final, op_key, fingerprint, key = ARGV[4], ARGV[5] == '1', ARGV[6], ARGV[7], ARGV[9]
+local on_shortfall, final = ARGV[4], ARGV[5] == '1'
+local op_key, fingerprint, key = ARGV[6], ARGV[7], ARGV[9]
 if ARGV[3] ~= '' and not amount then return {MALFORMED, 3} end
 if not window_ms then return {MALFORMED, 8} end
 
@@ -92,8 +93,8 @@ if rec.draws then put(changes, 'draws', final and '' or draws_text(draws)) end
 remember(changed(rec, changes), changes, 'commit', op_key, fingerprint, outcome(book, lost), final)
 post(book, 'commit', now, text(in_hold + extra), field('key', op_key) .. field('hold', key)
   .. field('opened', rec.opened) .. field('member', rec.member) .. field('late', late and '1')
-  .. field('uncollected', uncollected > 0 and text(uncollected)) .. used_tail(made_day, extra - rest)
-  .. list('record', changes))
+  .. field('uncollected', uncollected > 0 and text(uncollected))
+  .. used_tail(made_day, extra - rest) .. list('record', changes))
 if lost > 0 then
   forfeit(book, lost)
   post(book, 'forfeit', now, text(lost), field('hold', key))
@@ -105,6 +106,7 @@ write_account(book)
 write_member(book)
 write_record(KEYS[9], changes, final and now + window_ms)
 if final then redis.call('ZREM', KEYS[7], key) end
-return {OK, rec.state, stored(rec.amount), committed + in_hold + extra, final and 0 or remaining - in_hold,
-  stored(rec.uncollected), late and 1 or 0, stored(rec.made), stored(rec.deadline), book.available, book.held,
-  book.version, meta.seq, meta.chain, rec.member or '', rec.metadata or ''}
+return {OK, rec.state, stored(rec.amount), committed + in_hold + extra,
+  final and 0 or remaining - in_hold, stored(rec.uncollected), late and 1 or 0,
+  stored(rec.made), stored(rec.deadline), book.available, book.held, book.version,
+  meta.seq, meta.chain, rec.member or '', rec.metadata or ''}

@@ -13,4 +13,6 @@
 local limit = int(ARGV[1])
 if not limit or limit < 1 then return {MALFORMED, 1} end
 if redis.call('HGET', KEYS[1], 'nonce') ~= NONCE then return {FENCED} end
-return {OK, unpack(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', text(now_ms()), 'LIMIT', 0, math.min(limit, 1000)))}
+local names = redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', text(now_ms()), 'LIMIT', 0,
+  math.min(limit, 1000))
+return {OK, unpack(names)}

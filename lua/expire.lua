@@ -62,7 +62,8 @@ local expired, gone = {}, {}
 for i = 1, holds do
   local id, key = ARGV[3 + i], KEYS[8 + i]
   local rec = read_hash(key)
-  if rec and rec.kind == 'hold' and rec.state == 'held' and now >= stored(rec.deadline) and not expired[key] then
+  if rec and rec.kind == 'hold' and rec.state == 'held' and now >= stored(rec.deadline)
+    and not expired[key] then
     expired[key], gone[id] = {id, expire(rec, id)}, true
   end
 end

@@ -60,7 +60,9 @@ if add then
     if limit then return {LIMIT, limit} end
     if short then return {FUNDS, book.available} end
   end
-  if book.held + add > MAX_AMOUNT or stored(rec.amount) + add > MAX_AMOUNT then return {AMOUNT_LIMIT} end
+  if book.held + add > MAX_AMOUNT or stored(rec.amount) + add > MAX_AMOUNT then
+    return {AMOUNT_LIMIT}
+  end
   draw(book, add, draws)
   book.held = book.held + add
   count_used(book, used, member, made_day, add)
@@ -71,7 +73,9 @@ end
 local deadline = math.max(stored(rec.deadline), now + (ttl_ms or 0))
 if op_key == '' and deadline == stored(rec.deadline) then return hold_now(OK, rec, fields) end
 put(changes, 'deadline', text(deadline))
-if op_key ~= '' then remember(changed(rec, changes), changes, 'extend', op_key, fingerprint, outcome(book, 0), false) end
+if op_key ~= '' then
+  remember(changed(rec, changes), changes, 'extend', op_key, fingerprint, outcome(book, 0), false)
+end
 post(book, 'extend', now, text(add or 0), field('key', op_key) .. field('hold', key)
   .. field('opened', rec.opened) .. field('member', rec.member) .. used_tail(made_day, add or 0)
   .. list('record', changes))
@@ -82,4 +86,5 @@ write_account(book)
 write_member(book)
 write_record(KEYS[9], changes)
 redis.call('ZADD', KEYS[7], text(deadline), key)
-return hold_reply(OK, changed(rec, changes), book.available, book.held, book.version, meta.seq, meta.chain)
+return hold_reply(OK, changed(rec, changes), book.available, book.held, book.version, meta.seq,
+  meta.chain)

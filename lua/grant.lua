@@ -65,4 +65,5 @@ append_all(book)
 write_account(book)
 write_record(KEYS[9], changes, now + window_ms)
 if expires then note_deadline(score, expires) end
-return movement_reply(OK, changed({}, changes), book.available, book.held, book.version, meta.seq, meta.chain)
+return movement_reply(OK, changed({}, changes), book.available, book.held, book.version, meta.seq,
+  meta.chain)

@@ -10,16 +10,18 @@
 -- include: lib/clock.lua
 -- include: lib/nonce.lua
 
--- The lease ends 2 s after `taken_ms`, a Redis TIME that the worker read before Postgres took its proof
--- of life: a worker that was stopped in between renews nothing.
+-- The lease ends 2 s after `taken_ms`, a Redis TIME that the worker read before Postgres took its
+-- proof of life: a worker that was stopped in between renews nothing.
 local LEASE_MS = 2000
 local taken, proof = int(ARGV[1]), int(ARGV[5])
 if not taken then return {MALFORMED, 1} end
 if not proof then return {MALFORMED, 5} end
-local meta = redis.call('HMGET', KEYS[1], 'nonce', 'clock_ms', 'seq', 'settled', 'chain', 'last_evict_seq', 'proof_ms')
+local meta = redis.call('HMGET', KEYS[1], 'nonce', 'clock_ms', 'seq', 'settled', 'chain',
+  'last_evict_seq', 'proof_ms')
 if meta[1] ~= NONCE then return {FENCED} end
 local info = redis.call('INFO', 'server') .. redis.call('INFO', 'replication')
-if string.match(info, 'run_id:(%x+)') ~= ARGV[2] or string.match(info, 'master_replid:(%x+)') ~= ARGV[3] then
+if string.match(info, 'run_id:(%x+)') ~= ARGV[2]
+  or string.match(info, 'master_replid:(%x+)') ~= ARGV[3] then
   return {BUSY}
 end
 local now = now_ms()
@@ -36,4 +38,5 @@ if left >= 1 and left <= LEASE_MS then
   end
   redis.call('HSET', KEYS[1], unpack(changes))
 end
-return {OK, stored(meta[3]), stored(meta[4]), meta[5] or '', stored(meta[6]), left, redis.call('XLEN', KEYS[4])}
+return {OK, stored(meta[3]), stored(meta[4]), meta[5] or '', stored(meta[6]), left,
+  redis.call('XLEN', KEYS[4])}

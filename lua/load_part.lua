@@ -11,8 +11,8 @@
 -- include: lib/nonce.lua
 -- include: lib/fence.lua
 
--- `part`: "first" clears what an earlier loader left, "more" adds to it, "record" brings a closed record to an
--- account that is there already.
+-- `part`: "first" clears what an earlier loader left, "more" adds to it, "record" brings a closed
+-- record to an account that is there already.
 local mark, part = int(ARGV[2]), ARGV[3]
 local opens, members, records = int(ARGV[4]), int(ARGV[5]), int(ARGV[6])
 local MAX_PART = 200 -- items in one part: bounds the script

@@ -19,7 +19,8 @@
 -- include: lib/outcome.lua
 -- include: lib/movement.lua
 
-local amount, fingerprint, window_ms, key, of = int(ARGV[3]), ARGV[4], int(ARGV[5]), ARGV[8], ARGV[9]
+local amount, fingerprint, window_ms = int(ARGV[3]), ARGV[4], int(ARGV[5])
+local key, of = ARGV[8], ARGV[9]
 if ARGV[3] ~= '' and (not amount or amount < 1) then return {MALFORMED, 3} end
 if not window_ms then return {MALFORMED, 5} end
 
@@ -51,8 +52,9 @@ book.refunded = amount
 local changes = new_movement('refund', amount, now, fingerprint, ARGV[7], book)
 put(changes, 'of', of)
 local target_changes = {'refunded', text(stored(target.refunded) + amount)}
-post(book, 'refund', now, text(amount), field('key', key) .. field('opened', text(book.version + 1)) .. field('of', of)
-  .. field('of_opened', target.opened) .. list('record', changes, true) .. list('of_record', target_changes))
+post(book, 'refund', now, text(amount), field('key', key) .. field('opened', text(book.version + 1))
+  .. field('of', of) .. field('of_opened', target.opened) .. list('record', changes, true)
+  .. list('of_record', target_changes))
 put(book.writes, 'last_refund_seq', text(meta.seq))
 check_book(book)
 
@@ -60,4 +62,5 @@ append_all(book)
 write_account(book)
 write_record(KEYS[9], changes, now + window_ms)
 write_record(KEYS[10], target_changes)
-return movement_reply(OK, changed({}, changes), book.available, book.held, book.version, meta.seq, meta.chain)
+return movement_reply(OK, changed({}, changes), book.available, book.held, book.version, meta.seq,
+  meta.chain)

@@ -70,4 +70,5 @@ write_account(book)
 write_member(book)
 write_record(KEYS[9], changes, now + window_ms)
 redis.call('ZREM', KEYS[7], key)
-return hold_reply(OK, changed(rec, changes), book.available, book.held, book.version, meta.seq, meta.chain)
+return hold_reply(OK, changed(rec, changes), book.available, book.held, book.version, meta.seq,
+  meta.chain)

@@ -26,7 +26,9 @@
 local amount, ttl_ms, window_ms = int(ARGV[3]), int(ARGV[5]), int(ARGV[8])
 local min_amount, member_id, fingerprint, key = int(ARGV[4]), ARGV[6], ARGV[7], ARGV[11]
 if not amount or amount < 1 then return {MALFORMED, 3} end
-if ARGV[4] ~= '' and (not min_amount or min_amount < 1 or min_amount > amount) then return {MALFORMED, 4} end
+if ARGV[4] ~= '' and (not min_amount or min_amount < 1 or min_amount > amount) then
+  return {MALFORMED, 4}
+end
 if not ttl_ms or ttl_ms < 1 then return {MALFORMED, 5} end
 if not window_ms then return {MALFORMED, 8} end
 
@@ -80,7 +82,8 @@ if member then put(changes, 'member', member_id) end
 if #draws > 0 then put(changes, 'draws', draws_text(draws)) end
 if ARGV[10] ~= '' then put(changes, 'metadata', ARGV[10]) end
 post(book, 'reserve', now, text(amount), field('key', key) .. field('opened', opened)
-  .. field('member', member_id) .. used_tail(today, amount) .. list('record', changes, ARGV[10] ~= ''))
+  .. field('member', member_id) .. used_tail(today, amount)
+  .. list('record', changes, ARGV[10] ~= ''))
 check_book(book)
 
 append_all(book)
@@ -89,5 +92,5 @@ write_member(book)
 write_record(KEYS[9], changes)
 redis.call('ZADD', KEYS[7], deadline, key)
 note_deadline(score, now + ttl_ms)
-return {OK, 'held', amount, 0, amount, 0, 0, now, now + ttl_ms, book.available, book.held, book.version,
-  meta.seq, meta.chain, member_id, ARGV[10]}
+return {OK, 'held', amount, 0, amount, 0, 0, now, now + ttl_ms, book.available, book.held,
+  book.version, meta.seq, meta.chain, member_id, ARGV[10]}

@@ -18,5 +18,6 @@ if redis.call('HGET', KEYS[1], 'nonce') ~= NONCE then return {FENCED} end
 if redis.call('EXISTS', KEYS[2], KEYS[3]) > 0 then return {BUSY} end
 if redis.call('XLEN', KEYS[4]) > 0 then return {BUSY} end
 for i = 3, #ARGV, 2 do redis.call('ZADD', KEYS[5], ARGV[i + 1], ARGV[i]) end
-redis.call('HSET', KEYS[1], 'seq', text(mark), 'settled', text(mark), 'last_evict_seq', text(mark), 'chain', ARGV[2])
+redis.call('HSET', KEYS[1], 'seq', text(mark), 'settled', text(mark), 'last_evict_seq', text(mark),
+  'chain', ARGV[2])
 return {OK, (#ARGV - 2) / 2}

@@ -37,7 +37,9 @@ if fields.status == 'closed' and (book.available ~= 0 or book.held ~= 0 or book.
 end
 -- Less overdraft than is in use would make the balance a debt that nobody agreed to.
 local now_allowed = stored(fields.overdraft_limit)
-if now_allowed < overdraft and book.available < -now_allowed then return {NOT_ZERO, 'overdraft_limit'} end
+if now_allowed < overdraft and book.available < -now_allowed then
+  return {NOT_ZERO, 'overdraft_limit'}
+end
 redis.call('ZCARD', KEYS[7])
 post(book, kind, now, nil, list('settings', changes, true))
 check_book(book)

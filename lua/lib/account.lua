@@ -62,7 +62,8 @@ local function write_account(book)
     for _, g in ipairs(book.grants) do
       if g.remaining > 0 then live = live + 1 end
       if touched[g.id] and g.remaining > 0 then
-        put(writes, 'g:' .. g.id, text(g.expires) .. ' ' .. text(g.priority) .. ' ' .. text(g.remaining))
+        put(writes, 'g:' .. g.id,
+          text(g.expires) .. ' ' .. text(g.priority) .. ' ' .. text(g.remaining))
       elseif touched[g.id] then
         redis.call('HDEL', ACCT, 'g:' .. g.id)
       end

@@ -26,7 +26,8 @@ local function credit_grant(book, id, expires, priority, amount)
     if at > #book.grants and g.expires > expires then at = i end
   end
   if live < MAX_GRANTS then
-    table.insert(book.grants, at, {id = id, expires = expires, priority = priority, remaining = amount})
+    table.insert(book.grants, at,
+      {id = id, expires = expires, priority = priority, remaining = amount})
     book.touched[id] = true
   elseif later then
     later.remaining = later.remaining + amount

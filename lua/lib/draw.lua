@@ -5,7 +5,8 @@ local function draws_text(draws)
   local parts = {}
   for _, d in ipairs(draws) do
     if d.amount > 0 then
-      parts[#parts + 1] = d.id .. '@' .. text(d.expires) .. '/' .. text(d.priority) .. '=' .. text(d.amount)
+      parts[#parts + 1] = d.id .. '@' .. text(d.expires) .. '/' .. text(d.priority)
+        .. '=' .. text(d.amount)
     end
   end
   return table.concat(parts, ',')

@@ -1,7 +1,8 @@
 -- The record of one transition, built in full before the first write, then appended first: XADD is
 -- the one write that could refuse (an id not above the last), so it goes before all others.
--- KEYS[4] = stream. `context` arrives as JSON text that the caller encoded; single values are decimal
--- text or of the id grammar, and need no escaping; metadata and plans are free text, and cjson quotes them.
+-- KEYS[4] = stream. `context` arrives as JSON text that the caller encoded; single values are
+-- decimal text or of the id grammar, and need no escaping; metadata and plans are free text, which
+-- cjson quotes.
 local function field(name, value)
   if not value or value == '' then return '' end
   return ',"' .. name .. '":"' .. value .. '"'

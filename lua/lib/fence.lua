@@ -1,7 +1,7 @@
 -- May this Redis, in this life, decide about money now? Answers the shard's counters, or a refusal.
 -- Expects KEYS[1..3] = meta, lease:new, lease:finish.
--- B1 unsettled entries stop new spending: about 2 s of one shard at full speed. B2 stop everything: what
--- Redis must keep may not grow without end.
+-- B1 unsettled entries stop new spending: about 2 s of one shard at full speed. B2 stop everything:
+-- what Redis must keep may not grow without end.
 local B1 = 20000
 local B2 = 80000
 

@@ -5,9 +5,8 @@
 local function remember(rec, changes, kind, key, fingerprint, balances, ends)
   local value = kind .. ' ' .. fingerprint
   if not ends then
-    value = value .. ' ' .. table.concat({rec.state, text(stored(rec.amount)), text(stored(rec.committed)),
-      text(stored(rec.remaining)), text(stored(rec.uncollected)), text(stored(rec.late)),
-      text(stored(rec.deadline))}, ' ')
+    value = value .. ' ' .. table.concat({rec.state, rec.amount, rec.committed or '0',
+      rec.remaining, rec.uncollected or '0', rec.late or '0', rec.deadline}, ' ')
   end
   put(changes, 'op:' .. key, value .. ' ' .. balances)
   put(changes, 'ops', text(stored(rec.ops) + 1))

@@ -16,7 +16,9 @@ local function read_member(member, day)
   if member == '' then return nil end
   local got = redis.call('HMGET', KEYS[8], member .. '/limits', member .. '/used')
   local m = {name = member, limits = {}}
-  for word in string.gmatch(got[1] or '- - -', '%S+') do m.limits[#m.limits + 1] = int(word) or false end
+  for word in string.gmatch(got[1] or '- - -', '%S+') do
+    m.limits[#m.limits + 1] = int(word) or false
+  end
   local d, ud, mo, um = string.match(got[2] or '', '^(%d+) (%d+) (%d+) (%d+)$')
   m.used = read_used({day = d, used_day = ud, month = mo, used_month = um}, day)
   return m
@@ -66,6 +68,6 @@ end
 local function write_member(book)
   local m = book.member
   if not m then return end
-  redis.call('HSET', KEYS[8], m.name .. '/used', text(m.used.day) .. ' ' .. text(m.used.daily) .. ' '
-    .. text(m.used.month) .. ' ' .. text(m.used.monthly))
+  redis.call('HSET', KEYS[8], m.name .. '/used', text(m.used.day) .. ' ' .. text(m.used.daily)
+    .. ' ' .. text(m.used.month) .. ' ' .. text(m.used.monthly))
 end

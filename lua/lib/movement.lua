@@ -1,8 +1,8 @@
--- A charge, grant, adjustment or refund as the caller sees it: it is over when it has happened, so its
--- record never changes but for what is refunded of a charge.
+-- A charge, grant, adjustment or refund as the caller sees it: it is over when it has happened, so
+-- its record never changes but for what is refunded of a charge.
 local function movement_reply(code, rec, available, held, version, seq, chain)
-  return {code, stored(rec.amount), stored(rec.uncollected), stored(rec.made), available, held, version,
-    seq, chain, rec.of or '', rec.metadata or '', rec.member or '', rec.source or ''}
+  return {code, stored(rec.amount), stored(rec.uncollected), stored(rec.made), available, held,
+    version, seq, chain, rec.of or '', rec.metadata or '', rec.member or '', rec.source or ''}
 end
 
 -- The first result of this key again, a refusal, or nil where the key is new.

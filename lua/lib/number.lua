@@ -17,8 +17,8 @@ local function stored(s)
   return n
 end
 
--- Exact decimal text of an integer; most are needed more than once in a script. `%d` goes by way of a
--- 64-bit integer, exact below 2^53, at two fifths of what `%.0f` costs (docs/decisions/0003).
+-- Exact decimal text of an integer; most are needed more than once in a script. `%d` goes by way of
+-- a 64-bit integer, exact below 2^53, at two fifths of what `%.0f` costs (docs/decisions/0003).
 local texts = {}
 local function text(n)
   local s = texts[n]

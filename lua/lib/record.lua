@@ -1,5 +1,5 @@
--- What an idempotency key did: one hash for a hold, charge, grant or refund, with the keyed calls on
--- a hold (commit, release, extend) as fields `op:<key>` in it. A field that reads '' is absent.
+-- What an idempotency key did: one hash for a hold, charge, grant or refund, with the keyed calls
+-- on a hold (commit, release, extend) as fields `op:<key>` in it. A field that reads '' is absent.
 -- The fingerprint is four characters a request field, in the order of holdfast/keys.py.
 -- MAX_KEYS: keyed calls on one hold; the last place is kept for the call that ends it.
 local MAX_KEYS = 64

@@ -1,9 +1,10 @@
 -- Settings of an account arrive as pairs name, value at the end of ARGV; '' clears one.
-local AMOUNT_SETTINGS = {overdraft_limit = true, daily_limit = true, monthly_limit = true, max_hold = true,
-  max_open_holds = true, low_balance = true}
+local AMOUNT_SETTINGS = {overdraft_limit = true, daily_limit = true, monthly_limit = true,
+  max_hold = true, max_open_holds = true, low_balance = true}
 local TEXT_SETTINGS = {plan = true, metadata = true, status = true}
 
--- The pairs from ARGV[first] on that differ from `fields`, or nil and the number of the bad argument.
+-- The pairs from ARGV[first] on that differ from `fields`, or nil and the number of the argument
+-- that is not acceptable.
 local function read_settings(fields, first)
   local changes = {}
   for i = first, #ARGV, 2 do
