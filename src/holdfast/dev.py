@@ -307,7 +307,7 @@ def _welcome(url: str, key: str) -> str:
     hold = f"""{curl} {demo}/holds -H 'Idempotency-Key: call-1' -d '{{"amount": 2000000}}'"""
     commit = f"""{curl} {demo}/holds/call-1/commit -d '{{"amount": 1250000}}'"""
     return (
-        f"\nholdfast is ready: {url}  (docs: {url}/docs, console: {url}/console)\n"
+        f"\nholdfast is ready: {url}  (docs: {url}/docs)\n"
         f"demo key: {key}\n\n"
         "An account with 5 credits, a hold of 2, and a commit of what the call really cost:\n\n"
         f"{account} && {grant}\n\n{hold}\n\n{commit}\n"

@@ -8,7 +8,7 @@ CREATE TABLE setting (
     value text NOT NULL
 );
 
--- One row a shard: the fence of protocol.md. `mark` and `chain` are the last settled entry's.
+-- One row a shard: the fence (docs/architecture.md). `mark` and `chain` are the last settled entry's.
 CREATE TABLE shard (
     id smallint PRIMARY KEY CHECK (id BETWEEN 0 AND 999),
     generation bigint NOT NULL DEFAULT 0 CHECK (generation >= 0),
