@@ -26,7 +26,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def session_world(valkey_server: Any, postgres_server: Any) -> AsyncIterator[World]:
     async with Stack(
-        valkey_server.url, postgres_server.url, shards=4, leases=False, test_clock=True
+        valkey_server.url,
+        postgres_server.url,
+        shards=4,
+        leases=False,
+        test_clock=True,
+        call_timeout_ms=10_000,
     ) as stack:
         world = World(stack)
         await world.start()

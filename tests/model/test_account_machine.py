@@ -53,7 +53,14 @@ class Bench:
 @pytest.fixture(scope="module")
 def bench(valkey_server: Any, postgres_server: Any) -> Iterator[Bench]:
     loop = asyncio.new_event_loop()
-    stack = Stack(valkey_server.url, postgres_server.url, shards=1, leases=False, test_clock=True)
+    stack = Stack(
+        valkey_server.url,
+        postgres_server.url,
+        shards=1,
+        leases=False,
+        test_clock=True,
+        call_timeout_ms=10_000,
+    )
     loop.run_until_complete(stack.__aenter__())
     world = World(stack)
     loop.run_until_complete(world.start())
