@@ -119,6 +119,7 @@ def limits_text(values: Any) -> str:
 
 
 def limits_of(row: Mapping[str, Any]) -> str:
+    """A member's limits, as Redis has them."""
     return limits_text(row[name] for name in MEMBER_LIMITS)
 
 

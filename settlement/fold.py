@@ -67,6 +67,8 @@ class RecordChange:
 
 @dataclass(slots=True)
 class UsageChange:
+    """What a batch adds to one line of usage. Amounts in microcredits."""
+
     used: int = 0
     spent: int = 0
     calls: int = 0

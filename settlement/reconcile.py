@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from holdfast.keys import is_id
+from holdfast.keys import account_of, acct_pattern, is_id
 from holdfast.shards import Shards
 from holdfast.wire import Node, WireError
 from settlement.audit import Audit
@@ -119,9 +119,9 @@ async def _unknown(pool: Pool, names: list[str]) -> list[str]:
 
 async def _strays(comparisons: list[Comparison], pool: Pool, shards: Shards) -> None:
     """Accounts that Redis has and Postgres lacks: known to the stream at most."""
-    prefix = shards.keys[0].family.partition(b":{")[0]
+    pattern = acct_pattern(shards.prefix)
     for node in shards.wire.nodes():
-        async for names in _scan(node, prefix):
+        async for names in _scan(node, pattern):
             by_shard: dict[int, list[str]] = {}
             for name in await _unknown(pool, names):
                 by_shard.setdefault(shards.number_of(name), []).append(name)
@@ -130,14 +130,12 @@ async def _strays(comparisons: list[Comparison], pool: Pool, shards: Shards) -> 
                 comparisons[number].rest()
 
 
-async def _scan(node: Node, prefix: bytes) -> AsyncIterator[list[str]]:
+async def _scan(node: Node, pattern: bytes) -> AsyncIterator[list[str]]:
     """The accounts of a node, some at a time, some more than once."""
     cursor = b"0"
     while True:
-        cursor, keys = await node.call(
-            *("SCAN", cursor, "MATCH", prefix + b":{*}:acct:*", "COUNT", _SCAN_COUNT)
-        )
-        names = [key.partition(b":acct:")[2].decode(errors="replace") for key in keys]
+        cursor, keys = await node.call("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT)
+        names = [account_of(key) for key in keys]
         if names:
             yield [name for name in names if is_id(name)]
         if cursor == b"0":

@@ -53,10 +53,12 @@ def check(
 
 
 def or_empty(value: Argument | None) -> Argument:
+    """As a script takes what may be left out."""
     return "" if value is None else value
 
 
 def as_json(value: Any) -> bytes:
+    """JSON text, or nothing for None."""
     return b"" if value is None else orjson.dumps(value)
 
 

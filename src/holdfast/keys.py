@@ -67,6 +67,16 @@ def fingerprint(kind: str, request: Mapping[str, Any]) -> bytes:
     return b"".join(parts)
 
 
+def acct_pattern(prefix: str) -> bytes:
+    """What SCAN matches the acct key of every account with."""
+    return prefix.encode() + b":{*}:acct:*"
+
+
+def account_of(acct_key: bytes) -> str:
+    """The account of an acct key. What is no id (a key of somebody else) comes out as it is."""
+    return acct_key.partition(b":acct:")[2].decode(errors="replace")
+
+
 class ShardKeys:
     """The keys of one shard. Fixed ones are built once; they are on every call's path."""
 

@@ -14,6 +14,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main() -> None:
+    """Become the user, tie this life to the parent's, and turn into the command."""
     parent, death_signal, uid, gid, *command = sys.argv[1:]
     if uid != "-":
         os.setgroups([])

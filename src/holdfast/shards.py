@@ -23,6 +23,7 @@ class Shards:
     def __init__(self, wire: Wire, prefix: str, count: int, *, test_clock: bool = False) -> None:
         self.wire = wire
         self.count = count
+        self.prefix = prefix
         self.test_clock = test_clock
         self.keys = [ShardKeys(prefix, number) for number in range(count)]
 

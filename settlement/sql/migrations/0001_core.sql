@@ -1,5 +1,5 @@
--- The durable side of holdfast: which life of Redis may serve (shard), what happened (journal), and what
--- it adds up to (account, record, account_grant, member, usage). Amounts are microcredits.
+-- The durable side of holdfast: which life of Redis may serve (shard), what happened (journal), and
+-- what it adds up to (account, record, account_grant, member, usage). Amounts are microcredits.
 -- Rows that every settle rewrites leave room in their pages (fillfactor), so that an update stays
 -- in its page and touches no index.
 
@@ -8,7 +8,8 @@ CREATE TABLE setting (
     value text NOT NULL
 );
 
--- One row a shard: the fence (docs/architecture.md). `mark` and `chain` are the last settled entry's.
+-- One row a shard: the fence (docs/architecture.md). `mark` and `chain` are the last settled
+-- entry's.
 CREATE TABLE shard (
     id smallint PRIMARY KEY CHECK (id BETWEEN 0 AND 999),
     generation bigint NOT NULL DEFAULT 0 CHECK (generation >= 0),
@@ -17,7 +18,8 @@ CREATE TABLE shard (
     chain text NOT NULL DEFAULT '' CHECK (chain = '' OR chain ~ '^[0-9a-f]{40}$'),
     boot_run_id text NOT NULL DEFAULT '',
     boot_replid text NOT NULL DEFAULT '',
-    state text NOT NULL DEFAULT 'vetting' CHECK (state IN ('open', 'vetting', 'rebuilding', 'stopped')),
+    state text NOT NULL DEFAULT 'vetting'
+        CHECK (state IN ('open', 'vetting', 'rebuilding', 'stopped')),
     state_reason text NOT NULL DEFAULT '',
     proof_at timestamptz,
     claimed_by text NOT NULL DEFAULT '',
@@ -31,11 +33,11 @@ CREATE TABLE worker (
     seen_at timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 20);
 
--- Every transition once, for ever. Partitioned by month of `at`, so that old months can be detached. A
--- unique index must hold the partition key; that (shard, seq) alone is unique follows from the mark,
--- which moves by compare-and-set in the transaction that inserts. `entry` is the exact text that
--- the chain was computed over ('base64:...' where it is no text at all). Nothing here refers to
--- what clients choose. Of a quarantined entry nothing but its number is trusted.
+-- Every transition once, for ever. Partitioned by month of `at`, so that old months can be
+-- detached. A unique index must hold the partition key; that (shard, seq) alone is unique follows
+-- from the mark, which moves by compare-and-set in the transaction that inserts. `entry` is the
+-- exact text that the chain was computed over ('base64:...' where it is no text at all). Nothing
+-- here refers to what clients choose. Of a quarantined entry nothing but its number is trusted.
 CREATE TABLE journal (
     shard smallint NOT NULL,
     seq bigint NOT NULL CHECK (seq >= 1),
@@ -73,7 +75,8 @@ BEGIN
     IF to_regclass(name) IS NOT NULL THEN RETURN false; END IF;
     EXECUTE format('CREATE TABLE %I (LIKE journal INCLUDING ALL)', name);
     LOCK TABLE journal_other IN ACCESS EXCLUSIVE MODE;
-    EXECUTE format('WITH moved AS (DELETE FROM journal_other WHERE at >= %L AND at < %L RETURNING *)'
+    EXECUTE format('WITH moved AS'
+        ' (DELETE FROM journal_other WHERE at >= %L AND at < %L RETURNING *)'
         ' INSERT INTO %I SELECT * FROM moved', first, next, name);
     EXECUTE format('ALTER TABLE journal ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
         name, first, next);
@@ -114,8 +117,8 @@ CREATE TABLE account (
 ) WITH (fillfactor = 70);
 CREATE INDEX account_shard ON account (shard, account);
 
--- What each idempotency key did: the Redis hash of the key, verbatim in `fields`, and the columns that
--- questions are asked about. A key that is used again after its window opens a new row.
+-- What each idempotency key did: the Redis hash of the key, verbatim in `fields`, and the columns
+-- that questions are asked about. A key that is used again after its window opens a new row.
 CREATE TABLE record (
     account text NOT NULL,
     key text NOT NULL,
@@ -186,8 +189,8 @@ CREATE TABLE incident (
 );
 CREATE INDEX incident_open ON incident (at) WHERE closed_at IS NULL;
 
--- Entries that the journal holds raw and the tables do not have: rejected ones with the reason, what
--- came after them on the same account, and what a rebuilt Redis held beyond its valid prefix.
+-- Entries that the journal holds raw and the tables do not have: rejected ones with the reason,
+-- what came after them on the same account, and what a rebuilt Redis held beyond its valid prefix.
 -- A rejected row that is open is the gate of its account: settling shares a lock on it and diverts,
 -- an operator's apply or void locks it alone. `mended` is read instead of `entry` where set;
 -- `correction` is what a void booked instead of the entry's own delta.

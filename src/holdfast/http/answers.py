@@ -103,6 +103,7 @@ class AccountAnswer(TypedDict):
 
 
 def account_answer(account: Account) -> AccountAnswer:
+    """The account as GET and PUT answer it."""
     limits = account.limits
     return {
         "account": account.account,
@@ -163,6 +164,7 @@ class MemberAnswer(TypedDict):
 
 
 def member_answer(member: Member) -> MemberAnswer:
+    """Limits and usage of a member."""
     return {
         "account": member.account,
         "member": member.member,
@@ -204,6 +206,7 @@ class HoldAnswer(TypedDict):
 
 
 def hold_answer(hold: Hold) -> HoldAnswer:
+    """A hold, with the balances of its account."""
     return {
         "id": hold.id,
         "account": hold.account,
@@ -247,6 +250,7 @@ class MovementAnswer(TypedDict):
 
 
 def movement_answer(movement: Movement) -> MovementAnswer:
+    """A charge, grant or refund, with the balances of its account."""
     answer: MovementAnswer = {
         "id": movement.id,
         "account": movement.account,
@@ -292,6 +296,7 @@ class EntryAnswer(TypedDict):
 
 
 def entry_answer(entry: Entry) -> EntryAnswer:
+    """One row of the journal."""
     return {
         "version": entry.version,
         "seq": entry.seq,
@@ -322,6 +327,7 @@ class UsageAnswer(TypedDict):
 
 
 def usage_answer(usage: Usage) -> UsageAnswer:
+    """One line of usage."""
     answer: UsageAnswer = {"used": usage.used, "spent": usage.spent, "calls": usage.calls}
     if usage.group == "day":
         answer["day"] = f"{usage.name[:4]}-{usage.name[4:6]}-{usage.name[6:]}"
@@ -374,6 +380,7 @@ class NewApiKeyAnswer(ApiKeyAnswer):
 
 
 def api_key_answer(key: ApiKey) -> ApiKeyAnswer:
+    """An API key, without its secret."""
     revoked = key.revoked_at
     scopes: Any = sorted(key.scopes)
     return {

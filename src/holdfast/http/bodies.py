@@ -225,14 +225,20 @@ class Page(Form):
 
 
 class AccountsPage(Page):
+    """Which accounts to list."""
+
     prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{0,128}$")] = ""
 
 
 class HoldsPage(Page):
+    """Which holds to list."""
+
     state: Literal["held", "committed", "released", "expired"] | None = None
 
 
 class UsagePage(Page):
+    """Which usage to list, and how it is grouped."""
+
     group_by: Literal["day", "member", "model"] = "day"
     from_: Annotated[
         Day | None, Field(alias="from", description="first UTC day; 30 days before `to`")

@@ -17,7 +17,8 @@ CROSS JOIN LATERAL (
     FROM journal
     WHERE journal.shard = shard.id
         AND seq = ANY (
-            SELECT greatest(shard.mark - (4 ^ power)::bigint, 1) FROM generate_series(0, 16) AS power
+            SELECT greatest(shard.mark - (4 ^ power)::bigint, 1)
+            FROM generate_series(0, 16) AS power
         )
         AND at > clock_timestamp() - interval '1 day'
     ORDER BY seq

@@ -1,4 +1,5 @@
--- As list_holds, of state 'held' alone: through the index of open holds, past those that have ended.
+-- As list_holds, of state 'held' alone: through the index of open holds, past those that have
+-- ended.
 SELECT
     r.key,
     r.opened,

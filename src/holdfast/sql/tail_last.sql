@@ -1,5 +1,5 @@
--- The last entries of the journal, newest first, at most $3: of one shard ($1) or all, of one account
--- ($2) or all. Each shard's are found by its index; an account's by its own.
+-- The last entries of the journal, newest first, at most $3: of one shard ($1) or all, of one
+-- account ($2) or all. Each shard's are found by its index; an account's by its own.
 SELECT
     j.shard,
     j.seq,

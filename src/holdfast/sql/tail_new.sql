@@ -1,5 +1,5 @@
--- Entries behind some numbers: $1 shards and $2 the last seen of each; of one account ($3) or all, in
--- the order in which they were written, at most $4 a shard, up to the marks $5.
+-- Entries behind some numbers: $1 shards and $2 the last seen of each; of one account ($3) or all,
+-- in the order in which they were written, at most $4 a shard, up to the marks $5.
 SELECT
     j.shard,
     j.seq,
