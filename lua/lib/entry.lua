@@ -21,38 +21,34 @@ local function used_tail(day, amount)
   return field('day', text(day)) .. field('used', text(amount))
 end
 
--- What changed in the book since the last entry of this script.
-local function book_changes(book)
-  local delta, was = {}, book.was
-  for i = 1, #CARRIED do
-    local name = CARRIED[i]
-    local now = book[name]
-    if now ~= was[name] then
-      put(delta, name, text(now - was[name]))
-      was[name] = now
-    end
-  end
-  if not next(book.touched) then return list('delta', delta) end
-  local grants = {}
-  for _, g in ipairs(book.grants) do
-    if book.touched[g.id] then
-      put(grants, g.id, text(g.expires) .. ' ' .. text(g.priority) .. ' ' .. text(g.remaining))
-    end
-  end
-  return list('delta', delta) .. list('grants', grants)
-end
-
--- Queue one entry; `tail` is what this kind of transition adds to the common fields.
+-- Queue one entry: what changed in the book since the last one of this script, and `tail`, what this
+-- kind of transition adds.
 local function post(book, kind, now, amount, tail)
-  local meta = book.meta
+  local meta, was, touched = book.meta, book.was, book.touched
   book.version = book.version + 1
   meta.seq = meta.seq + 1
+  local delta, grants = {}, {}
+  for i = 1, #CARRIED do
+    local name = CARRIED[i]
+    local change = book[name] - was[name]
+    if change ~= 0 then
+      put(delta, name, text(change))
+      was[name] = book[name]
+    end
+  end
+  if next(touched) then
+    for _, g in ipairs(book.grants) do
+      if touched[g.id] then
+        put(grants, g.id, text(g.expires) .. ' ' .. text(g.priority) .. ' ' .. text(g.remaining))
+      end
+    end
+  end
   local seq, version = text(meta.seq), text(book.version)
   local available, held = text(book.available), text(book.held)
   local entry = '{"type":"' .. kind .. '","account":"' .. ARGV[1] .. '","seq":"' .. seq
     .. '","version":"' .. version .. '","at":"' .. text(now) .. '"' .. field('amount', amount)
-    .. ',"available":"' .. available .. '","held":"' .. held .. '"' .. book_changes(book) .. tail
-    .. ',"context":' .. ARGV[2] .. '}'
+    .. ',"available":"' .. available .. '","held":"' .. held .. '"' .. list('delta', delta)
+    .. list('grants', grants) .. tail .. ',"context":' .. ARGV[2] .. '}'
   meta.chain = redis.sha1hex(meta.chain .. entry)
   book.entries[#book.entries + 1] = {seq .. '-0', entry, meta.chain}
   -- What the last entry says is what the account becomes (write_account).

@@ -24,28 +24,32 @@ local function read_member(member, day)
   return m
 end
 
-local function over(limit, used, amount)
-  return limit and used + amount > limit
-end
-
 -- The first limit that denies `amount` more, or nil. `more_open` asks for one more open hold, of
 -- `whole` in all.
 local function denied(fields, used, member, amount, whole, more_open)
-  if over(int(fields.max_hold), 0, whole) then return LIMIT_MAX_HOLD end
-  if over(int(fields.daily_limit), used.daily, amount) then return LIMIT_DAILY end
-  if over(int(fields.monthly_limit), used.monthly, amount) then return LIMIT_MONTHLY end
-  if more_open and over(int(fields.max_open_holds), more_open, 1) then return LIMIT_MAX_OPEN end
+  local limit = int(fields.max_hold)
+  if limit and whole > limit then return LIMIT_MAX_HOLD end
+  limit = int(fields.daily_limit)
+  if limit and used.daily + amount > limit then return LIMIT_DAILY end
+  limit = int(fields.monthly_limit)
+  if limit and used.monthly + amount > limit then return LIMIT_MONTHLY end
+  limit = int(fields.max_open_holds)
+  if limit and more_open and more_open >= limit then return LIMIT_MAX_OPEN end
   if not member then return nil end
-  if over(member.limits[3], 0, whole) then return LIMIT_MEMBER_MAX_HOLD end
-  if over(member.limits[1], member.used.daily, amount) then return LIMIT_MEMBER_DAILY end
-  if over(member.limits[2], member.used.monthly, amount) then return LIMIT_MEMBER_MONTHLY end
+  local daily, monthly, max_hold = unpack(member.limits)
+  if max_hold and whole > max_hold then return LIMIT_MEMBER_MAX_HOLD end
+  if daily and member.used.daily + amount > daily then return LIMIT_MEMBER_DAILY end
+  if monthly and member.used.monthly + amount > monthly then return LIMIT_MEMBER_MONTHLY end
 end
 
 -- A limit is at most MAX_AMOUNT, so a use beyond it need not be told apart from it: it stops there.
 local function add_used(used, day, amount)
-  local function sum(was) return math.min(math.max(was + amount, 0), MAX_AMOUNT) end
-  if used.day == day then used.daily = sum(used.daily) end
-  if used.month == math.floor(day / 100) then used.monthly = sum(used.monthly) end
+  local daily, monthly = used.daily, used.monthly
+  if used.day == day then daily = math.min(math.max(daily + amount, 0), MAX_AMOUNT) end
+  if used.month == math.floor(day / 100) then
+    monthly = math.min(math.max(monthly + amount, 0), MAX_AMOUNT)
+  end
+  used.daily, used.monthly = daily, monthly
 end
 
 -- Count `amount` (may be negative) on the day a hold was made.

@@ -27,6 +27,10 @@ from holdfast.pgdata import PgData
 
 HOST = "127.0.0.1"
 
+# The Lua of a script makes hundreds of small objects a call and frees them in bulk. glibc keeps only
+# seven of a size at hand; with more, a script costs 7 % fewer instructions. Others ignore it.
+_MALLOC = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=4000"}
+
 # Starting replays what the last run left (AOF, WAL), which may be much.
 _READY_TIMEOUT_S = 120.0
 _READY_POLL_S = 0.01
@@ -227,7 +231,7 @@ class Valkey(_Server):
             self.noun,
             (str(found[0]), "--port", str(self._port), *self._options),
             log_path=self.log_path,
-            env=SERVER_ENVIRONMENT,
+            env=SERVER_ENVIRONMENT | _MALLOC,
             cwd=self.data_dir,  # where it keeps its files
             death_signal=signal.SIGTERM,
             pass_fds=(claim.fd,),
