@@ -27,8 +27,8 @@ from holdfast.pgdata import PgData
 
 HOST = "127.0.0.1"
 
-# The Lua of a script makes hundreds of small objects a call and frees them in bulk. glibc keeps only
-# seven of a size at hand; with more, a script costs 7 % fewer instructions. Others ignore it.
+# The Lua of a script makes hundreds of small objects a call and frees them in bulk. glibc keeps
+# only seven of a size at hand; with more, a script costs 7 % fewer instructions.
 _MALLOC = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=4000"}
 
 # Starting replays what the last run left (AOF, WAL), which may be much.
