@@ -46,7 +46,7 @@ constraints: ## renew constraints.txt with the newest versions that pyproject.to
 	$(PYTHON) -m venv --clear $(VENV)/constraints
 	$(VENV)/constraints/bin/python -m pip install --quiet -e '.[test]'
 	{ sed -n '/^#/p' constraints.txt; \
-	  $(VENV)/constraints/bin/python -m pip freeze --exclude-editable; } > constraints.new
+	  $(VENV)/constraints/bin/python -m pip freeze --all --exclude pip --exclude-editable; } > constraints.new
 	mv constraints.new constraints.txt
 	rm -rf $(VENV)/constraints
 

@@ -216,14 +216,14 @@ def cluster_of_two(directory: Path) -> Iterator[list[Valkey]]:
         ]
         for number, (client, slots) in enumerate(zip(clients, halves, strict=True)):
             ask = client.execute_command
-            ask("CLUSTER SET-CONFIG-EPOCH", number + 1)  # type: ignore[no-untyped-call]
-            ask("CLUSTER ADDSLOTSRANGE", *slots)  # type: ignore[no-untyped-call]
-            ask("CLUSTER MEET", "127.0.0.1", servers[0].port)  # type: ignore[no-untyped-call]
+            ask("CLUSTER SET-CONFIG-EPOCH", number + 1)
+            ask("CLUSTER ADDSLOTSRANGE", *slots)
+            ask("CLUSTER MEET", "127.0.0.1", servers[0].port)
         while not all(_formed(client) for client in clients):
             pass  # a call to each server a turn; pytest's own limit ends it
         yield servers
 
 
 def _formed(client: redis.Redis) -> bool:
-    info = client.execute_command("CLUSTER INFO")  # type: ignore[no-untyped-call]
+    info = client.execute_command("CLUSTER INFO")
     return bool(info["cluster_state"] == "ok" and info["cluster_size"] == "2")

@@ -21,8 +21,8 @@ local function used_tail(day, amount)
   return field('day', text(day)) .. field('used', text(amount))
 end
 
--- Queue one entry: what changed in the book since the last one of this script, and `tail`, what this
--- kind of transition adds.
+-- Queue one entry: what changed in the book since the last one of this script, and `tail`, what
+-- this kind of transition adds.
 local function post(book, kind, now, amount, tail)
   local meta, was, touched = book.meta, book.was, book.touched
   book.version = book.version + 1

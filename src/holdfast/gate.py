@@ -48,19 +48,28 @@ class Gate:
         return StoreUnavailable("fenced", "this part of Redis is being vetted; try again shortly")
 
     async def read(self) -> bool:
-        """Read `meta` once; True where it names a generation that is not known to be refused."""
+        """Read `meta` once; True where it names a generation that there is reason to try."""
         shard = self._shards.keys[self.number]
         reply = await self._shards.wire.call(
             shard.slot, b"HMGET", shard.meta, b"nonce", b"durability"
         )
         nonce = (reply[0] or b"").decode()
-        if not scripts.NONCE_PATTERN.fullmatch(nonce) or nonce == self.nonce:
+        if not scripts.NONCE_PATTERN.fullmatch(nonce):
             return False
-        self.names = scripts.names(nonce, self._shards.test_clock)
+        names = scripts.names(nonce, self._shards.test_clock)
+        if nonce == self.nonce and not await self._loaded(shard.slot, names):
+            return False
+        self.names = names
         self.nonce = nonce
         self.durability = "local" if reply[1] == b"local" else "memory"
         self.fenced = False
         return True
+
+    async def _loaded(self, slot: int, names: dict[str, bytes]) -> bool:
+        """Does Redis have these scripts? Vetting raises `meta` first and loads them afterwards: a
+        generation that refused us in between is the right one a moment later."""
+        found = await self._shards.wire.call(slot, b"SCRIPT", b"EXISTS", *names.values())
+        return all(found)
 
     async def _look(self) -> None:
         pause_s = _FIRST_PAUSE_S
