@@ -1,1 +1,1 @@
-"""Scripts that write what holdfast writes and check nothing: the ceiling that benches compare with."""
+"""Scripts that write what holdfast writes and check nothing: what benches compare with."""

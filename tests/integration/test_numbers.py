@@ -14,7 +14,7 @@ WITHIN = [n for n in NUMBERS if abs(n) <= 2**53]
 
 
 def texts(server: Any, function: str) -> list[str]:
-    """What `function`, after lib/number.lua, makes of each number, sent as a difference of halves."""
+    """What `function`, after lib/number.lua, makes of each number, sent as a sum of halves."""
     lib = files("holdfast.lua").joinpath("lib/number.lua").read_text("utf-8")
     script = (
         f"{lib}\nlocal out = {{}}\n"
