@@ -47,6 +47,9 @@ class Model(Protocol[State]):
 class Hopeful(Model[State], Protocol[State]):
     """A model that also says what must stay possible, whatever has happened."""
 
+    hopeless: str
+    """What it is to have no such hope any more, in a sentence."""
+
     def hoped(self, state: State) -> bool:
         """Whether what is hoped for has come about in this state."""
         ...
@@ -98,7 +101,7 @@ def search_hope(model: Hopeful[State], most: int = MOST_STATES) -> Search:
     if found.counterexample is None:
         hopeless = _hopeless(model, list(searching.came))
         if hopeless is not None:
-            told = searching.told(hopeless, "whatever follows, the shard serves no more")
+            told = searching.told(hopeless, model.hopeless)
             return replace(found, counterexample=told)
     return found
 
