@@ -28,7 +28,7 @@ run: $(RUN) ## install what running needs, then `holdfast dev $(ARGS)`: everythi
 	@exec $(PY) -m holdfast dev $(ARGS)
 
 test: lint ## everything that a commit must pass: lint, types, tests (PYTEST_ARGS="-k reserve")
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest -n 3 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(TEST) ## ruff and mypy
 	$(PY) -m ruff check .

@@ -3,8 +3,8 @@
     round 1: holdfast, ceiling · round 2: ceiling, holdfast · ...   medians, spread and their ratio
 
 Both sides have a Valkey with AOF always, a database and a running settlement worker of the same
-release; only the API differs (ceiling.py). The API process has a core of its own where the machine
-has two; everything else, the load generator included, shares the rest. API CPU is what the kernel
+release; only the API differs (ceiling.py). Where the machine has two cores, the API keeps to one and
+the load generator to the other; stores and workers run where there is room. API CPU is what the kernel
 accounts to the process, per answered request.
 """
 
@@ -38,7 +38,7 @@ class BenchOptions:
 
     rounds: int = 5
     seconds: float = 5.0
-    connections: int = 64
+    connections: int = 192
     accounts: int = 1000
 
 
@@ -96,7 +96,7 @@ def _await_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     raise RuntimeError(f"{url} did not become ready: {log.read_text(errors='replace')[-800:]}")
 
 
-def _start(stack: ExitStack, name: str, directory: Path, pin: Callable[[int], None]) -> Side:
+def _start(stack: ExitStack, name: str, directory: Path) -> Side:
     """Stores, worker and API of one side."""
     valkey = stack.enter_context(Valkey.start(directory / f"valkey-{name}"))
     postgres = stack.enter_context(Postgres.start(directory / f"postgres-{name}"))
@@ -114,7 +114,7 @@ def _start(stack: ExitStack, name: str, directory: Path, pin: Callable[[int], No
     port = free_port()
     program = ["holdfast.ceiling"] if name == "ceiling" else ["holdfast", "serve"]
     api = stack.enter_context(_running(_command(*program, "--port", str(port)), environment, log))
-    pin(api.pid)
+    _pin(api.pid, 0)
     url = f"http://127.0.0.1:{port}"
     _await_ready(url, api, log)
     pids = {"api": api.pid, "worker": worker.pid, "valkey": valkey.pid}
@@ -133,19 +133,22 @@ def _round(side: Side, options: BenchOptions) -> None:
     for pid in side.pids.values():
         given += ["--watch", str(pid)]
     words = ("holdfast.bench", "drive", side.url, "--api-key", side.api_key)
-    report = json.loads(_run(None, *words, *given))
+    with subprocess.Popen(_command(*words, *given), stdout=subprocess.PIPE) as load:
+        _pin(load.pid, 1)
+        printed, _ = load.communicate()
+    if load.returncode != 0:
+        raise RuntimeError(f"the load of {side.name} failed")
+    report = json.loads(printed)
     if report["errors"]:
         raise RuntimeError(f"{side.name} refused calls: {report['errors']}")
     side.reports.append(report)
 
 
-def _pinner() -> Callable[[int], None]:
-    """Gives an API process a core of its own, and this process, with all it starts, the rest."""
+def _pin(pid: int, core: int) -> None:
+    """Keep a process on one core, where there are two; the API on one, the load on the other."""
     cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        return lambda _pid: None
-    os.sched_setaffinity(0, cores[1:])
-    return lambda pid: os.sched_setaffinity(pid, cores[:1])
+    if len(cores) > 1:
+        os.sched_setaffinity(pid, cores[core : core + 1])
 
 
 def _median(side: Side, value: Callable[[dict[str, Any]], float]) -> dict[str, float]:
@@ -180,12 +183,9 @@ def run_bench(options: BenchOptions, note: Callable[[str], None]) -> dict[str, A
     Answers, per side, medians with the lowest and highest of the rounds, and the ratio of requests
     per second, holdfast to ceiling: median of the rounds' ratios.
     """
-    affinity = os.sched_getaffinity(0)
     with ExitStack() as stack:
-        stack.callback(os.sched_setaffinity, 0, affinity)
         directory = stack.enter_context(temporary_directory("holdfast-bench-"))
-        pin = _pinner()
-        sides = [_start(stack, name, directory, pin) for name in ("holdfast", "ceiling")]
+        sides = [_start(stack, name, directory) for name in ("holdfast", "ceiling")]
         for number in range(options.rounds):
             for side in sides if number % 2 == 0 else sides[::-1]:
                 _round(side, options)
@@ -198,7 +198,7 @@ def run_bench(options: BenchOptions, note: Callable[[str], None]) -> dict[str, A
         ]
     return {
         "options": dataclasses.asdict(options),
-        "cores": len(affinity),
+        "cores": len(os.sched_getaffinity(0)),
         "holdfast": _summary(ours),
         "ceiling": _summary(ceiling),
         "ratio": round(statistics.median(ratios), 3),
