@@ -3,9 +3,9 @@
     round 1: holdfast, ceiling · round 2: ceiling, holdfast · ...   medians, spread and their ratio
 
 Both sides have a Valkey with AOF always, a database and a running settlement worker of the same
-release; only the API differs (ceiling.py). Where the machine has two cores, the API keeps to one and
-the load generator to the other; stores and workers run where there is room. API CPU is what the kernel
-accounts to the process, per answered request.
+release; only the API differs (ceiling.py). Where the machine has two cores, the API keeps to one
+and the load generator to the other; stores and workers run where there is room. API CPU is what
+the kernel accounts to the process, per answered request.
 """
 
 from __future__ import annotations
