@@ -18,6 +18,7 @@ from typing import Any
 import asyncpg
 import orjson
 
+from holdfast import replies
 from holdfast.codes import Code
 from holdfast.errors import Conflict, StoreUnavailable
 from holdfast.gate import Gate
@@ -25,6 +26,7 @@ from holdfast.model import MAX_AMOUNT
 from holdfast.postgres import Pool
 from holdfast.queries import sql
 from holdfast.shards import Argument, Shards
+from holdfast.wire import ServerError, WireError
 
 # Records that one load brings along. 500 at about 25 elements each are some 12,000 arguments in
 # three calls: under 10 ms of Redis's time.
@@ -107,13 +109,34 @@ class ColdLoader:
                 ),
             )
 
-    async def _run(
-        self, number: int, name: str, keys: list[bytes], args: list[Argument]
-    ) -> tuple[Code, list[Any]]:
+    def _nonce(self, number: int) -> str:
+        """The generation that a whole load belongs to.
+
+        Parts of one and the account of another would make an account complete whose records a
+        rebuild has thrown away in between.
+        """
         gate = self._gates[number]
         if gate.fenced:
             raise gate.refuse(gate.nonce)
-        return await self._shards.run(number, name, gate.nonce, keys, args)
+        return gate.nonce
+
+    async def _run(
+        self, number: int, name: str, nonce: str, keys: list[bytes], args: list[Argument]
+    ) -> bool:
+        """Call a script of a load. True: it is done, or was by somebody else. False: the snapshot
+        is older than something that was evicted. Raises Unavailable."""
+        gate = self._gates[number]
+        try:
+            code, rest = await self._shards.run(number, name, nonce, keys, args)
+        except WireError as error:
+            if isinstance(error, ServerError) and error.code == "NOSCRIPT":
+                raise gate.refuse(nonce) from None
+            raise replies.unreachable(error) from error
+        if code in (Code.OK, Code.EXISTS, Code.STALE):
+            return code is not Code.STALE
+        if code is Code.FENCED:
+            raise gate.refuse(nonce)
+        raise replies.refusal("load", code, rest)
 
     async def _write(self, account: str, snapshot: Snapshot) -> bool:
         """Parts, then the account. False: the snapshot was too old, read again."""
@@ -121,6 +144,7 @@ class ColdLoader:
         shard = self._shards.keys[number]
         complete = len(snapshot.closed) <= MAX_RECORDS
         parts = Parts(snapshot, self._window_ms, complete)
+        nonce = self._nonce(number)
         first = "first"
         for opens, members, records in parts.chunks():
             keys = shard.of_account(account) + [shard.record(account, r[0]) for r in records]
@@ -130,21 +154,11 @@ class ColdLoader:
             args += [text for pair in members for text in pair]
             for _key, expire_at, fields in records:
                 args += [expire_at, len(fields) // 2, *fields]
-            code, _ = await self._run(number, "load_part", keys, args)
-            if code is not Code.OK:
-                return self._settled_by(code)
+            if not await self._run(number, "load_part", nonce, keys, args):
+                return False
             first = "more"
         args = [account, snapshot.mark, "1" if complete else "0", parts.next_due, *parts.acct()]
-        code, _ = await self._run(number, "load", shard.of_account(account), args)
-        return self._settled_by(code)
-
-    @staticmethod
-    def _settled_by(code: Code) -> bool:
-        if code in (Code.OK, Code.EXISTS):
-            return True  # EXISTS: somebody else has loaded it meanwhile
-        if code is Code.STALE:
-            return False
-        raise StoreUnavailable("redis", f"a cold account could not be loaded ({code.name})")
+        return await self._run(number, "load", nonce, shard.of_account(account), args)
 
     async def bring_key(self, account: str, key: str) -> tuple[bool, int]:
         """Bring one record that a live account lacks. Lookups of one tick share a query.
@@ -197,10 +211,9 @@ class ColdLoader:
         expire_at = int(max(row["ended_ms"] + self._window_ms, now_ms + _BRIEFLY_MS))
         keys = [*shard.of_account(account), shard.record(account, key)]
         args: list[Argument] = [account, row["mark"], "record", 0, 0, 1]
-        code, _ = await self._run(
-            number, "load_part", keys, [*args, expire_at, len(fields) // 2, *fields]
-        )
-        if not self._settled_by(code):
+        nonce = self._nonce(number)
+        args += [expire_at, len(fields) // 2, *fields]
+        if not await self._run(number, "load_part", nonce, keys, args):
             raise StoreUnavailable("postgres", "the journal is behind Redis; try again")
         return True
 

@@ -41,6 +41,8 @@ async def session_world(valkey_server: Any, postgres_server: Any) -> AsyncIterat
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def world(session_world: World) -> AsyncIterator[World]:
+    # The loop stands still while fixtures that are not asynchronous start servers.
+    await session_world.lease_all()
     yield session_world
     await session_world.thaw()
 

@@ -38,7 +38,7 @@ class World:
     # ── leases and time ──────────────────────────────────────────────────────────────────────────
 
     async def start(self) -> None:
-        await self._lease_all()
+        await self.lease_all()
         self._keeper = asyncio.create_task(self._keep())
 
     async def close(self) -> None:
@@ -49,9 +49,9 @@ class World:
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(0.3)
-            await self._lease_all()
+            await self.lease_all()
 
-    async def _lease_all(self) -> None:
+    async def lease_all(self) -> None:
         await asyncio.gather(*(self.lease(row.number) for row in self.stack.state.rows))
 
     async def lease(self, number: int) -> Code:
