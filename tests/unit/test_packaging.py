@@ -65,7 +65,9 @@ def wheel(tree: Path) -> zipfile.Path:
 def installed(wheel: zipfile.Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, unpacked: what an installer does with it."""
     directory = tmp_path_factory.mktemp("installed")
-    wheel.root.extractall(directory)
+    # Not wheel.root, which before Python 3.11.3 names folders that the archive does not have.
+    with zipfile.ZipFile(str(wheel.root.filename)) as archive:
+        archive.extractall(directory)
     return directory
 
 
