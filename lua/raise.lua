@@ -12,11 +12,14 @@
 local generation = int(ARGV[1])
 if not generation then return {MALFORMED, 1} end
 local meta = redis.call('HMGET', KEYS[1], 'generation', 'nonce', 'seq', 'settled', 'chain',
-  'last_evict_seq', 'proof_ms')
+  'last_evict_seq', 'proof_ms', 'remnant')
 local current = stored(meta[1])
 if generation < current or generation == current and meta[2] ~= ARGV[2] then
   return {FENCED, current}
 end
+local seq, settled = stored(meta[3]), stored(meta[4])
+local evicted, proof_ms = stored(meta[6]), stored(meta[7])
+local remnant = meta[8] and stored(meta[8]) or -1
 redis.call('HSET', KEYS[1], 'generation', text(generation), 'nonce', ARGV[2], 'durability', ARGV[3])
 redis.call('DEL', KEYS[2], KEYS[3])
-return {OK, stored(meta[3]), stored(meta[4]), meta[5] or '', stored(meta[6]), stored(meta[7])}
+return {OK, seq, settled, meta[5] or '', evicted, proof_ms, remnant}

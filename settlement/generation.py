@@ -53,6 +53,8 @@ class Declared:
     redis_settled: int = 0
     redis_chain: str = ""
     proof_ms: int = 0
+    remnant: int | None = None
+    """The mark of the rebuild whose remnant this is; None: it is whole."""
     damage: str = ""
     """What Redis said where the shard's keys cannot be read."""
 
@@ -65,6 +67,7 @@ class Declared:
             served=self.boot != Boot(),
             deleting=self.state == "rebuilding",
             forced=forced,
+            remnant=self.remnant,
         )
 
 
@@ -172,9 +175,10 @@ class Generation:
             code, rest = await shards.raise_generation(*call)
         if code is not Code.OK:
             raise Superseded(f"shard {number}: Redis has a newer generation ({rest})")
-        seq, settled, chain, _last_evict_seq, proof_ms = rest
+        seq, settled, chain, _last_evict_seq, proof_ms, remnant = rest
         declared.redis_seq, declared.redis_settled = seq, settled
         declared.redis_chain, declared.proof_ms = chain.decode(), proof_ms
+        declared.remnant = remnant if remnant >= 0 else None
 
     async def load_scripts(self) -> None:
         """Load every script of this generation. It never had a lease, so nothing runs yet."""

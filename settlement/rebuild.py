@@ -4,14 +4,16 @@
     ─▶ delete the shard's keys until a SCAN finds none ─▶ restart `meta`, stream and `due`
 
 Quarantine, state and incident are one transaction, before the first key goes: from then on the
-shard's state says that what is left in Redis is a remnant, and whoever finds it so deletes on.
+shard's state says that what is left in Redis is a remnant, and whoever finds it so deletes on. So
+does `meta.remnant`, written with the first deletion and cleared by the restart, for a Postgres that
+went back has forgotten it, and a copy of Redis from half way may come back long after.
 Every step names the generation's nonce; one that was overtaken raises Superseded.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,9 +86,11 @@ async def rebuild(
     """
     if not verdicts:
         return
+    marks = {}
     for number, verdict in verdicts.items():
-        await set_aside(generation, number, verdict, seen.get(number, 0), asked_by)
-    await empty(generation, list(verdicts))
+        mark = await set_aside(generation, number, verdict, seen.get(number, 0), asked_by)
+        marks[number] = mark.seq
+    await empty(generation, marks)
     for number, verdict in verdicts.items():
         await restart(generation, number)
         await generation.open([number])
@@ -95,10 +99,13 @@ async def rebuild(
 
 async def set_aside(
     generation: Generation, number: int, verdict: Verdict, seen: int = 0, asked_by: str = ""
-) -> None:
-    """Bring what is valid into the journal and the rest into quarantine; say what was lost."""
+) -> Mark:
+    """Bring what is valid into the journal and the rest into quarantine; say what was lost.
+
+    Answers where the journal ends then, and the shard will start.
+    """
     declared = generation.shards[number]
-    mark = await _settle_prefix(generation, declared, verdict)
+    mark = await settle_prefix(generation, declared, verdict.tail.valid.seq)
     loss = Loss(mark, seen)
     async for part in _beyond(generation, number, mark):
         await _keep(generation, number, part, verdict.reason, loss)
@@ -109,7 +116,7 @@ async def set_aside(
     async with generation.state.pool.acquire() as conn, conn.transaction():
         await generation.move(conn, number, "rebuilding", verdict.reason)
         if declared.state == "rebuilding":
-            return  # the vetter that began has written the incident in this very transaction
+            return mark  # who began has written the incident in this very transaction
         at = await conn.fetchrow(sql("rebuild_mark"), number, generation.nonce)
         summary, details = _report(generation, declared, verdict, loss)
         if asked_by:
@@ -117,14 +124,19 @@ async def set_aside(
         await incidents.record(
             conn, "rebuild", summary, shard=number, settled_until=at["settled_at"], **details
         )
+    return mark
 
 
-async def _settle_prefix(generation: Generation, declared: Declared, verdict: Verdict) -> Mark:
-    """Settle what continues the journal. Answers where the journal ends then."""
+async def settle_prefix(generation: Generation, declared: Declared, last: int) -> Mark:
+    """Settle what continues the journal, up to entry `last`, in a shard that is not open.
+
+    `last` is at most the end of the valid prefix. Answers where the journal ends then. Raises
+    Superseded, wire.WireError, and what asyncpg raises.
+    """
     number, mark = declared.number, declared.mark
     keys = generation.state.shards.keys[number].of_shard()[:4]
-    while mark.seq < verdict.tail.valid.seq:  # every round settles a page
-        limit = min(_PAGE, verdict.tail.valid.seq - mark.seq)
+    while mark.seq < last:  # every round settles a page
+        limit = min(_PAGE, last - mark.seq)
         seq, _settled, found = await generation.run(number, "entries", keys, [mark.seq, limit])
         entries = verify(mark.seq, mark.chain, found, seq=seq, limit=limit).entries
         if not entries:
@@ -250,19 +262,24 @@ def _report(
     }
 
 
-async def empty(generation: Generation, numbers: Iterable[int]) -> None:
-    """Delete every key of these shards but `meta` and the leases; a last pass finds none."""
-    numbers = list(numbers)
+async def empty(generation: Generation, marks: Mapping[int, int]) -> None:
+    """Delete every key of these shards but `meta` and the leases; a last pass finds none.
+
+    `marks` says of each where the journal ends, as `set_aside` answered.
+    """
+    for number, mark in marks.items():
+        # A shard without a key is noted as well: it must not start below its mark either.
+        await delete_keys(generation, number, [], mark)
     for _ in range(_PASSES):
-        if await delete_pass(generation, numbers) == 0:
+        if await delete_pass(generation, marks) == 0:
             return
-    raise NotEmptied(f"shards {numbers} still had keys after {_PASSES} passes")
+    raise NotEmptied(f"shards {list(marks)} still had keys after {_PASSES} passes")
 
 
-async def delete_pass(generation: Generation, numbers: Iterable[int]) -> int:
+async def delete_pass(generation: Generation, marks: Mapping[int, int]) -> int:
     """One SCAN over the node, deleting as it goes; answers how many keys it found."""
     state = generation.state
-    wanted = {state.shards.keys[number].family: number for number in numbers}
+    wanted = {state.shards.keys[number].family: number for number in marks}
     # One shard is looked for by its tag; for several, one pass over all costs less than one each.
     match = next(iter(wanted)) if len(wanted) == 1 else f"{state.config.prefix}:".encode()
     waiting: dict[int, list[bytes]] = {number: [] for number in wanted.values()}
@@ -278,7 +295,7 @@ async def delete_pass(generation: Generation, numbers: Iterable[int]) -> int:
                 found += 1
         for number, keys in waiting.items():
             while len(keys) >= _DELETE_KEYS or (keys and cursor == b"0"):
-                await delete_keys(generation, number, keys[:_DELETE_KEYS])
+                await delete_keys(generation, number, keys[:_DELETE_KEYS], marks[number])
                 del keys[:_DELETE_KEYS]
     return found
 
@@ -288,13 +305,20 @@ def _kept(generation: Generation, number: int) -> tuple[bytes, bytes, bytes]:
     return keys.meta, keys.lease_new, keys.lease_finish
 
 
-async def delete_keys(generation: Generation, number: int, keys: list[bytes]) -> None:
-    """Delete some keys of a shard, unless it serves or another generation has it: Superseded."""
-    await generation.run(number, "delete", [*_kept(generation, number), *keys], [])
+async def delete_keys(generation: Generation, number: int, keys: list[bytes], mark: int) -> None:
+    """Delete some keys of a shard, which is a remnant from then on; `mark` is the journal's end.
+
+    Raises Superseded if it serves, or another generation has it.
+    """
+    await generation.run(number, "delete", [*_kept(generation, number), *keys], [mark])
 
 
 async def restart(generation: Generation, number: int) -> None:
-    """Start an emptied shard at the journal's mark, with what will be due of its cold accounts."""
+    """Start an emptied shard at the journal's mark, with what will be due of its cold accounts.
+
+    Raises Superseded where the mark is below the one that the shard was emptied at: Postgres went
+    back, and the next vetting has to decide.
+    """
     keys = generation.state.shards.keys[number].of_shard()
     async with generation.state.pool.acquire() as conn:
         at = await conn.fetchrow(sql("rebuild_mark"), number, generation.nonce)
@@ -304,7 +328,9 @@ async def restart(generation: Generation, number: int) -> None:
         while True:  # every page begins behind the one before it
             rows = await conn.fetch(sql("rebuild_due"), number, after, _DUE_PAGE)
             pairs = [value for row in rows for value in (row["account"], row["due_ms"])]
-            await generation.run(number, "restart", keys, [at["mark"], at["chain"], *pairs])
-            if len(rows) < _DUE_PAGE:
+            last = len(rows) < _DUE_PAGE
+            arguments = [at["mark"], at["chain"], int(last), *pairs]
+            await generation.run(number, "restart", keys, arguments)
+            if last:
                 return
             after = rows[-1]["account"]

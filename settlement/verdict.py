@@ -2,8 +2,8 @@
 
 adopt    every entry behind the mark is there and links to the journal: the settle takes them
 rebuild  it does not, or an operator says so, or an earlier vetter had begun to delete
-stop     Redis has settled more than the journal holds, and its stream does not reach back: the
-         journal went back, and nothing may be rebuilt from it
+stop     Redis has settled more than the journal holds, or was being rebuilt from more, and its
+         stream does not reach back: the journal went back, and nothing may be rebuilt from it
 """
 
 from __future__ import annotations
@@ -69,6 +69,9 @@ class Evidence:
     """An earlier vetter had begun to delete the shard's keys."""
     forced: bool
     """An operator asked for a rebuild."""
+    remnant: int | None = None
+    """The journal's mark when keys were deleted for a rebuild that has not ended; None: all are
+    there. Redis's own note, in every copy that lacks keys, whatever Postgres remembers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,8 @@ class Verdict:
     tail: Tail
     went_back: bool
     """Redis knows of something that Postgres committed and has no more."""
+    known: int
+    """The last entry that the journal once had, as far as Redis knows."""
 
 
 async def read_tail(shards: Shards, number: int, nonce: str, mark: Mark) -> Tail:
@@ -114,7 +119,8 @@ async def read_tail(shards: Shards, number: int, nonce: str, mark: Mark) -> Tail
 def judge(evidence: Evidence, tail: Tail) -> Verdict:
     """Decide. Pure: the same evidence, the same fate."""
     mark = evidence.mark
-    went_back = tail.settled > mark.seq or evidence.redis_generation > evidence.generation
+    known = max(tail.settled, evidence.remnant or 0)
+    went_back = known > mark.seq or evidence.redis_generation > evidence.generation
     fault = tail.fault
     if not fault and evidence.served and evidence.redis_generation == 0:
         fault = "Redis knows nothing of this shard, which it has served"
@@ -122,17 +128,18 @@ def judge(evidence: Evidence, tail: Tail) -> Verdict:
         fault = f"the chain that Redis would go on from is not that of entry {tail.valid.seq}"
 
     def verdict(fate: Fate, reason: str) -> Verdict:
-        return Verdict(fate, reason, tail, went_back)
+        return Verdict(fate, reason, tail, went_back, known)
 
-    if tail.settled > tail.valid.seq and not evidence.forced:
+    if known > tail.valid.seq and not evidence.forced:
+        had = "settled up to" if known == tail.settled else "begun a rebuild at"
         return verdict(
             Fate.STOP,
-            f"Redis had settled up to entry {tail.settled}, the journal ends at {mark.seq}, and the"
+            f"Redis had {had} entry {known}, the journal ends at {mark.seq}, and the"
             f" stream continues it to {tail.valid.seq} only ({fault or 'nothing more is there'})",
         )
     if evidence.forced:
         return verdict(Fate.REBUILD, "an operator asked for it")
-    if evidence.deleting:
+    if evidence.deleting or evidence.remnant is not None:
         return verdict(Fate.REBUILD, "an earlier rebuild had not ended")
     if fault:
         return verdict(Fate.REBUILD, fault)

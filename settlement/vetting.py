@@ -39,7 +39,7 @@ from settlement import incidents
 from settlement.failures import POSTGRES_FAILURES, described
 from settlement.generation import Generation, vetter
 from settlement.readiness import Refused, make_ready
-from settlement.rebuild import NotEmptied, rebuild
+from settlement.rebuild import NotEmptied, rebuild, settle_prefix
 from settlement.redis_settings import Boot, NodeReport, boot_of, read_info
 from settlement.state import WorkerState
 from settlement.suspicion import Suspects, look, node_of
@@ -242,14 +242,15 @@ class Vetting:
                 await incidents.begin(
                     conn,
                     "postgres_went_back",
-                    f"shard {number}: Redis had settled up to entry {tail.settled} in generation"
+                    f"shard {number}: Redis had settled up to entry {verdict.known} in generation"
                     f" {declared.redis_generation}; Postgres had entry {declared.mark.seq} in"
                     f" generation {declared.generation}",
-                    subject=f"shard {number} at {declared.mark.seq} of {tail.settled}",
+                    subject=f"shard {number} at {declared.mark.seq} of {verdict.known}",
                     shard=number,
                     mark=declared.mark.seq,
                     redis_settled=tail.settled,
                     redis_seq=tail.seq,
+                    remnant=declared.remnant,
                     replayable_to=tail.valid.seq,
                     fate=verdict.fate.value,
                 )
@@ -257,10 +258,15 @@ class Vetting:
     async def _adopt(
         self, generation: Generation, numbers: Iterable[int], verdicts: Mapping[int, Verdict]
     ) -> None:
-        """Open shards as they are. What a Redis came back without, it says nothing of; we may."""
+        """Open shards as they are. What a Redis came back without, it says nothing of; we may.
+
+        What Postgres lost is settled again first: a shard whose `settled` is above the mark is
+        doubted by whoever reads it.
+        """
         numbers = list(numbers)
         for number in numbers:
-            mark, tail = generation.shards[number].mark, verdicts[number].tail
+            declared, tail = generation.shards[number], verdicts[number].tail
+            mark = await settle_prefix(generation, declared, tail.settled)
             if mark.seq > tail.settled:
                 meta = [self.state.shards.keys[number].meta]
                 await generation.run(number, "settled", meta, [mark.seq])

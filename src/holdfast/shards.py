@@ -56,8 +56,8 @@ class Shards:
     ) -> tuple[Code, list[Any]]:
         """Raise `meta` of a shard to a newer generation: sent as text, for it has no nonce.
 
-        OK is followed by seq, settled, chain, last_evict_seq, proof_ms; FENCED by the generation
-        that is newer than this one.
+        OK is followed by seq, settled, chain, last_evict_seq, proof_ms, and the mark of the rebuild
+        that had not ended (-1: none); FENCED by the generation that is newer than this one.
         """
         shard = self.keys[number]
         text = scripts.template(scripts.RAISE, self.test_clock)

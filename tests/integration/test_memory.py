@@ -73,5 +73,5 @@ async def test_a_full_redis_can_be_vetted_and_emptied(stack: Stack) -> None:
     shard, row = stack.shards.keys[0], stack.state.rows[0]
     await stack.command("DEL", shard.lease_new, shard.lease_finish)
     keys = [shard.meta, shard.lease_new, shard.lease_finish, shard.acct("acme")]
-    code, (gone,) = await stack.shards.run(0, "delete", row.nonce, keys, [])
+    code, (gone,) = await stack.shards.run(0, "delete", row.nonce, keys, [0])
     assert (code, gone) == (Code.OK, 1)

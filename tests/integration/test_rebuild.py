@@ -14,8 +14,7 @@ from holdfast.codes import Code
 from holdfast.embedded import Postgres, Valkey
 from settlement.generation import Generation
 from settlement.readiness import make_ready
-from settlement.rebuild import UNSETTLED_MAX, delete_pass, empty, set_aside
-from settlement.verdict import Fate
+from settlement.rebuild import UNSETTLED_MAX, delete_pass, empty
 from settlement.vetting import Seen, Vetting
 from tests.stack import Stack
 from tests.vetted import (
@@ -24,7 +23,6 @@ from tests.vetted import (
     dump,
     incidents,
     keep_leases,
-    other_worker,
     running,
     settle_all,
     shard,
@@ -220,50 +218,6 @@ async def test_older_append_only_file_is_rebuilt_before_anything_serves(
     assert details["kept_in_quarantine"] == 0
 
 
-async def half_a_rebuild(stack: Stack, number: int) -> Generation:
-    """Another worker's vetter, which dies when it has begun to delete."""
-    state = other_worker(stack)
-    await state.refresh()
-    node = stack.wire.nodes()[0]
-    dies = Generation(state, node, await make_ready(state, node, moved=False))
-    await dies.declare(range(4), "dies", {number})
-    await dies.raise_metas()
-    await dies.load_scripts()
-    verdicts = await dies.judge({number})
-    assert verdicts[number].fate is Fate.REBUILD
-    await set_aside(dies, number, verdicts[number], asked_by="alice")
-    await dies.run(number, "delete", [*stack.shards.keys[number].of_shard()[:3],
-                                      stack.shards.keys[number].acct(ACCOUNT)], [])  # fmt: skip
-    return dies
-
-
-@pytest.mark.parametrize("second_dies_too", [False, True])
-async def test_rebuild_that_died_is_finished_and_never_adopted(
-    stack: Stack, number: int, second_dies_too: bool
-) -> None:
-    await half_a_rebuild(stack, number)
-    assert (await shard(stack, number))["state"] == "rebuilding"
-    if second_dies_too:
-        # Its declaration must not make the remnant look like a shard that was merely being vetted.
-        node = stack.wire.nodes()[0]
-        second = Generation(stack.state, node, await make_ready(stack.state, node, moved=False))
-        await second.declare(range(4), "dies too")
-        assert (await shard(stack, number))["state"] == "rebuilding"
-
-    await vet(stack)
-
-    assert (await shard(stack, number))["state"] == "open"
-    assert (await shard(stack, number))["mark"] == 4
-    family = stack.shards.keys[number].family
-    assert {key for key in await stack.keys() if key.startswith(family)} == {
-        stack.shards.keys[number].meta,
-        stack.shards.keys[number].due,
-    }
-    details = await the_rebuild(stack, number)  # one incident, of the one who began
-    assert details["asked_by"] == "alice"
-    assert (details["lost_known"], details["prefix_settled"]) == (0, 1)
-
-
 async def test_operator_rebuilds_one_shard_and_loses_nothing(stack: Stack, number: int) -> None:
     await Vetting(stack.state).force_rebuild([number], "alice")
 
@@ -299,9 +253,9 @@ async def test_deleting_takes_every_key_of_its_shards_and_no_other(
     others = {key for key in await stack.keys() if not key.startswith(keys.family)}
     mine = {key for key in await stack.keys() if key.startswith(keys.family)}
 
-    assert await delete_pass(generation, [number, (number + 1) % 4]) == len(mine) - 1
-    assert await delete_pass(generation, [number]) == 0
-    await empty(generation, [number])
+    assert await delete_pass(generation, {number: 3, (number + 1) % 4: 0}) == len(mine) - 1
+    assert await delete_pass(generation, {number: 3}) == 0
+    await empty(generation, {number: 3})
 
     assert set(await stack.keys()) == others | {keys.meta}
 
@@ -311,7 +265,7 @@ async def test_shard_that_holds_a_lease_is_not_deleted(stack: Stack, number: int
     nonce = stack.state.rows[number].nonce
     names = [*keys.of_shard()[:3], keys.acct(ACCOUNT)]
     await stack.renew_leases()
-    code, _ = await stack.shards.run(number, "delete", nonce, names, [])
+    code, _ = await stack.shards.run(number, "delete", nonce, names, [3])
     assert code is Code.BUSY
     assert await stack.acct(ACCOUNT)
 

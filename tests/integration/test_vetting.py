@@ -18,6 +18,7 @@ from settlement.rebuild import delete_keys, restart
 from settlement.suspicion import look
 from settlement.verdict import Fate, Superseded
 from settlement.vetting import Seen, Vetting
+from settlement.worker import SettleLoop
 from tests.stack import Refused, Stack
 from tests.vetted import (
     PATIENCE_S,
@@ -235,7 +236,7 @@ async def test_vetter_that_was_overtaken_is_refused_at_every_step(stack: Stack) 
     keys = [key for key in before if b":acct:" in key]
     assert keys
     with pytest.raises(Superseded):
-        await delete_keys(late, number, keys)
+        await delete_keys(late, number, keys, 0)
     with pytest.raises(Superseded):
         await restart(late, number)
     with pytest.raises(Superseded):
@@ -381,6 +382,43 @@ async def test_postgres_that_lost_commits_is_refilled_from_the_stream(
     }
     await stack.renew_leases()
     await stack.reserve("acme", "h2", 40)
+
+
+async def test_shard_opens_with_all_settled_again_that_postgres_lost(stack: Stack) -> None:
+    """Else a worker doubts what it reads, vetting adopts it as it is, and so on for ever."""
+    number = stack.shards.number_of("acme")
+    vetting = await vet(stack)
+    await stack.renew_leases()
+    await stack.open("acme", grant=100)
+    await settle_all(stack)
+    snapshot = Snapshot(stack)
+    await snapshot.take()
+    await stack.renew_leases()
+    await stack.reserve("acme", "h1", 40)
+    await stack.commit("acme", "h1", 13)
+    await settle_all(stack)
+    await stack.reserve("acme", "h2", 40)  # entry 5, which nobody has settled
+    await snapshot.go_back()
+    loop = SettleLoop(stack.state)
+
+    async def doubted() -> bool:
+        await loop.round()
+        return number in stack.state.doubts
+
+    await until(doubted)
+    await vet_anew(stack, vetting)
+
+    row = await shard(stack, number)
+    assert (row["generation"], row["state"], row["mark"]) == (2, "open", 4)
+    for _ in range(3):  # a fault is doubted when it is read the second time
+        await loop.round()
+        await vetting.round()
+        assert not stack.state.doubts
+    row, meta = await shard(stack, number), await stack.meta(number)
+    assert (row["generation"], row["mark"], meta["settled"]) == (2, 5, "5")
+    assert row["chain"] == meta["chain"]
+    assert len(await incidents(stack, "postgres_went_back")) == 1
+    assert await stack.pool.fetchval("SELECT count(*) FROM journal") == 5
 
 
 async def test_postgres_that_cannot_be_refilled_stops_the_shard_until_an_operator_decides(

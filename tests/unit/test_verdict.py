@@ -47,6 +47,12 @@ BROKEN = replace(TAIL, valid=Mark(11, "b" * 40), fault="entry 12 is missing")
         (EVIDENCE, replace(BROKEN, settled=12), Fate.STOP),
         (replace(EVIDENCE, deleting=True), replace(BROKEN, settled=12), Fate.STOP),
         (replace(EVIDENCE, forced=True), replace(BROKEN, settled=12), Fate.REBUILD),
+        # Keys were deleted, at this mark of the journal: never adopted, and not started below it.
+        (replace(EVIDENCE, remnant=0), TAIL, Fate.REBUILD),
+        (replace(EVIDENCE, remnant=10), TAIL, Fate.REBUILD),
+        (replace(EVIDENCE, remnant=12), TAIL, Fate.REBUILD),
+        (replace(EVIDENCE, remnant=12), BROKEN, Fate.STOP),
+        (replace(EVIDENCE, remnant=12, forced=True), BROKEN, Fate.REBUILD),
     ],
 )
 def test_fate(evidence: Evidence, tail: Tail, fate: Fate) -> None:
@@ -56,10 +62,17 @@ def test_fate(evidence: Evidence, tail: Tail, fate: Fate) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settled", "redis_generation", "went_back"), [(10, 3, False), (11, 3, True), (10, 4, True)]
+    ("settled", "remnant", "redis_generation", "went_back"),
+    [
+        (10, None, 3, False),
+        (10, 10, 3, False),
+        (11, None, 3, True),
+        (10, 11, 3, True),
+        (10, None, 4, True),
+    ],
 )
 def test_postgres_went_back_where_redis_knows_more(
-    settled: int, redis_generation: int, went_back: bool
+    settled: int, remnant: int | None, redis_generation: int, went_back: bool
 ) -> None:
-    evidence = replace(EVIDENCE, redis_generation=redis_generation)
+    evidence = replace(EVIDENCE, redis_generation=redis_generation, remnant=remnant)
     assert judge(evidence, replace(TAIL, settled=settled)).went_back == went_back
