@@ -1,11 +1,14 @@
 """Cold accounts and records: conformance scenario 62."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from holdfast.codes import Code
 from holdfast.cold import MAX_RECORDS
+from holdfast.errors import StoreUnavailable
+from holdfast.ledger import Ledger
 from tests.conformance.drivers import Driver
 from tests.conformance.world import World
 
@@ -152,3 +155,56 @@ async def test_records_past_their_window_are_still_known(
     else:
         assert (await api.refund(account, "r1", of="h1")).amount == 30
         assert (await api.refund(account, "r2", of="h1")).code == "refund_exceeds"
+
+
+async def test_62_a_load_belongs_to_one_generation(
+    ledger: Driver, inner: Ledger, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts and account under two nonces would be a complete account without its records."""
+    account = await world.account(ledger, 100)
+    await ledger.charge(account, "c", amount=1)
+    await world.settle()
+    await world.forget(account)
+    gate = inner._decisions.gates[inner.shards.number_of(account)]
+    true_nonce, run, seen = gate.nonce, inner.shards.run, []
+
+    async def changing(number: int, name: str, nonce: str, keys: Any, args: Any) -> Any:
+        seen.append(nonce)
+        gate.nonce = "f" * 32  # a rebuild was declared meanwhile, and the gate has heard of it
+        return await run(number, name, nonce, keys, args)
+
+    monkeypatch.setattr(inner.shards, "run", changing)
+    try:
+        assert await inner._decisions.cold.load(account) is None
+    finally:
+        gate.nonce = true_nonce
+    assert seen == [true_nonce] * len(seen)
+    assert len(seen) >= 2
+
+
+async def test_62_a_load_without_a_lease_is_refused_as_such(
+    ledger: Driver, inner: Ledger, world: World
+) -> None:
+    account = await world.account(ledger, 100)
+    await _cool(world, account)
+    await world.close()  # nobody renews
+    shard = world.stack.shards.keys[world.stack.shards.number_of(account)]
+    await world.stack.command("DEL", shard.lease_new, shard.lease_finish)
+    try:
+        with pytest.raises(StoreUnavailable) as refused:
+            await inner._decisions.cold.load(account)
+    finally:
+        await world.start()
+    assert refused.value.store == "lease"
+
+
+async def test_a_survey_alone_finds_the_new_generation(inner: Ledger, world: World) -> None:
+    """A service that nobody calls but its probes learns that it may serve again."""
+    gate = inner._decisions.gates[0]
+    true_nonce, gate.nonce = gate.nonce, "f" * 32
+    assert (await inner.survey())[0].reason == "fenced"
+    for _ in range(250):  # 5 s
+        if gate.nonce == true_nonce and not gate.fenced:
+            break
+        await asyncio.sleep(0.02)
+    assert (await inner.survey())[0].reason == ""
