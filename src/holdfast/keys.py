@@ -11,12 +11,13 @@ from __future__ import annotations
 import re
 import zlib
 from base64 import urlsafe_b64encode
-from binascii import crc_hqx
 from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, Final
 
 import orjson
+
+from holdfast.topology import slot_of
 
 ID_PATTERN: Final = r"[A-Za-z0-9_.:-]{1,128}"
 _ID = re.compile(ID_PATTERN)
@@ -44,11 +45,6 @@ def is_id(text: str) -> bool:
 def shard_of(account: str, shards: int) -> int:
     """The shard of an account: CRC-32 (IEEE 802.3) of its id, modulo the number of shards."""
     return zlib.crc32(account.encode()) % shards
-
-
-def slot_of_tag(tag: str) -> int:
-    """The cluster slot of a hash tag: CRC-16/XMODEM modulo 16384 (Redis cluster specification)."""
-    return crc_hqx(tag.encode(), 0) % 16384
 
 
 def fingerprint(kind: str, request: Mapping[str, Any]) -> bytes:
@@ -85,9 +81,9 @@ class ShardKeys:
     def __init__(self, prefix: str, number: int) -> None:
         tag = f"{number:03d}"
         self.number = number
-        self.slot = slot_of_tag(tag)
         self.family = f"{prefix}:{{{tag}}}:".encode()
         self.meta = self.family + b"meta"
+        self.slot = slot_of(self.meta)
         self.lease_new = self.family + b"lease:new"
         self.lease_finish = self.family + b"lease:finish"
         self.stream = self.family + b"stream"
