@@ -24,6 +24,7 @@
 -- include: lib/hold_calls.lua
 -- include: lib/limits.lua
 -- include: lib/deadlines.lua
+-- include: lib/next_due.lua
 
 local amount, window_ms = int(ARGV[3]), int(ARGV[8])
 local on_shortfall, final = ARGV[4], ARGV[5] == '1'
@@ -72,6 +73,7 @@ local used, made_day = read_used(fields, day_of(now)), day_of(stored(rec.made))
 local member = read_member(rec.member or '', used.day)
 if committed + take > MAX_AMOUNT then return {AMOUNT_LIMIT} end
 redis.call('ZSCORE', KEYS[7], key) -- a damaged key refuses here, before any write
+local score = rec.draws and due_score()
 
 local changes, draws = {}, parse_draws(rec.draws)
 take_front(draws, in_hold)
@@ -106,6 +108,7 @@ write_account(book)
 write_member(book)
 write_record(KEYS[9], changes, final and now + window_ms)
 if final then redis.call('ZREM', KEYS[7], key) end
+if book.added then note_deadline(score, book.added) end
 return {OK, rec.state, stored(rec.amount), committed + in_hold + extra,
   final and 0 or remaining - in_hold, stored(rec.uncollected), late and 1 or 0,
   stored(rec.made), stored(rec.deadline), book.available, book.held, book.version,

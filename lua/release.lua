@@ -23,6 +23,7 @@
 -- include: lib/hold_now.lua
 -- include: lib/hold_calls.lua
 -- include: lib/limits.lua
+-- include: lib/next_due.lua
 
 local op_key, fingerprint, window_ms, key = ARGV[3], ARGV[4], int(ARGV[5]), ARGV[6]
 if not window_ms then return {MALFORMED, 5} end
@@ -46,6 +47,7 @@ local book, rest = open_book(fields, meta), stored(rec.remaining)
 local used, made_day = read_used(fields, day_of(now)), day_of(stored(rec.made))
 local member = read_member(rec.member or '', used.day)
 redis.call('ZSCORE', KEYS[7], key) -- a damaged key refuses here, before any write
+local score = rec.draws and due_score()
 
 local changes = {}
 book.held = book.held - rest
@@ -70,5 +72,6 @@ write_account(book)
 write_member(book)
 write_record(KEYS[9], changes, now + window_ms)
 redis.call('ZREM', KEYS[7], key)
+if book.added then note_deadline(score, book.added) end
 return hold_reply(OK, changed(rec, changes), book.available, book.held, book.version, meta.seq,
   meta.chain)

@@ -9,7 +9,8 @@ local function pay_debt(book, amount)
 end
 
 -- Credit `amount` to an expiring grant. One more than 16 live ones merges into the nearest later
--- expiry, else into base: the customer never loses by it.
+-- expiry, else into base: the customer never loses by it. book.added is the first expiry of what
+-- was not live before: `due` may not know of it.
 local function credit_grant(book, id, expires, priority, amount)
   book.available = book.available + amount
   local live, later, at = 0, nil, #book.grants + 1
@@ -26,6 +27,7 @@ local function credit_grant(book, id, expires, priority, amount)
     if at > #book.grants and g.expires > expires then at = i end
   end
   if live < MAX_GRANTS then
+    book.added = math.min(book.added or expires, expires)
     table.insert(book.grants, at,
       {id = id, expires = expires, priority = priority, remaining = amount})
     book.touched[id] = true

@@ -134,6 +134,37 @@ async def test_time_that_was_noted_too_early_is_corrected(stack: Stack) -> None:
     assert await due(stack, "none") is None
 
 
+@pytest.mark.parametrize("ended", ["release", "commit"])
+async def test_grant_that_comes_back_from_a_hold_is_looked_at_when_it_expires(
+    stack: Stack, ended: str
+) -> None:
+    """Given a grant that a hold has drawn whole, so that the sweeper noted the hold's deadline, If
+    the hold ends and brings it back, I expect it to be forfeited in time, of an idle account too.
+    """
+    await stack.open("acme", grant=100)
+    expires_ms = await clock(stack) + 2 * TTL_MS
+    await stack.grant("acme", "g1", 50, expires_ms=expires_ms)
+    await stack.reserve("acme", "long", 50, ttl_ms=5 * TTL_MS)
+    await stack.reserve("acme", "short", 10, ttl_ms=TTL_MS)
+    await advance(stack, TTL_MS)
+    sweeper = sweeper_of(stack)
+    assert await sweeper.round() == 1
+    assert await due(stack, "acme") == await clock(stack) + 4 * TTL_MS
+
+    if ended == "release":
+        await stack.release("acme", "long")
+    else:
+        await stack.commit("acme", "long", 20)
+
+    assert await due(stack, "acme") == expires_ms
+    await advance(stack, TTL_MS)
+    await sweeper.round()
+    lost = 50 if ended == "release" else 30
+    acct = await stack.acct("acme")
+    assert (acct["available"], acct["forfeited"]) == ("100", str(lost))
+    assert await due(stack, "acme") is None
+
+
 async def test_cold_account_is_loaded_and_its_grant_forfeited(stack: Stack) -> None:
     number = stack.shards.number_of("acme")
     await stack.open("acme")
