@@ -208,3 +208,22 @@ async def test_a_survey_alone_finds_the_new_generation(inner: Ledger, world: Wor
             break
         await asyncio.sleep(0.02)
     assert (await inner.survey())[0].reason == ""
+
+
+@pytest.mark.parametrize(
+    ("field", "by", "reason"), [("clock_ms", 3_600_000, "clock"), ("seq", 20_000, "backlog")]
+)
+async def test_a_survey_calls_closed_what_refuses_new_spending(
+    ledger: Driver, inner: Ledger, world: World, field: str, by: int, reason: str
+) -> None:
+    account = await world.account(ledger, 100)
+    number = world.stack.shards.number_of(account)
+    meta = world.stack.shards.keys[number].meta
+    await world.stack.command("HINCRBY", meta, field, by)
+    try:
+        seen = (await inner.survey())[number].reason
+        refused = await ledger.reserve(account, "h", amount=1)
+    finally:
+        await world.stack.command("HINCRBY", meta, field, -by)
+    assert (seen, refused.body["store"]) == (reason, reason)
+    assert (await inner.survey())[number].reason == ""

@@ -5,7 +5,7 @@ from importlib.resources import files
 
 import pytest
 
-from holdfast import scripts
+from holdfast import scripts, survey
 from holdfast.codes import LIMITS, Code
 from holdfast.replies import REFUSALS
 
@@ -158,3 +158,8 @@ def test_nonce_is_checked() -> None:
     with pytest.raises(ValueError, match="32 lower-case hex"):
         scripts.render("reserve", "' .. evil .. '")
     assert scripts.names(NONCE)["reserve"] != scripts.names(NONCE[::-1])["reserve"]
+
+
+def test_a_survey_counts_with_the_numbers_of_the_scripts() -> None:
+    assert f"local B1 = {survey.BACKLOG_MAX}\n" in source("lib/fence.lua")
+    assert f"local CLOCK_SLACK_MS = {survey.CLOCK_SLACK_MS}\n" in source("lib/nonce.lua")
