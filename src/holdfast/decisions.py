@@ -177,5 +177,5 @@ class Decisions:
         """What the acknowledgement survives: at most what this Redis can promise without a wait."""
         level = level or self._default
         if level == "settled":
-            return await self._waits.wait(account, receipt)
+            return await self._waits.wait(account, receipt, self.gates[receipt.shard].nonce)
         return level if self.gates[receipt.shard].durability == "local" else "memory"

@@ -1,10 +1,14 @@
 """Waiting until the journal has an entry: durability `settled`.
 
-A wait ends only when the journal row (shard, seq) carries this entry's chain (for a replay, which
-answers no chain, this account and version): after a loss the same number may be given to another
-entry, and its caller alone may be told `settled`. NOTIFY is a hint that something settled; one
-query a process then decides for all who wait. Nobody polls: a wait asks once when it begins, and
-once for each hint.
+A wait ends with `settled` only when the journal row (shard, seq) carries this entry's chain: after
+a loss the same number may be given to another entry, and its caller alone may be told `settled`. A
+replay answers no chain. Its row must be of this account and version, and the shard still in the
+generation that answered: a Redis loses entries only together with its generation, so within one
+the number is this entry's. Where the row is another's, the wait ends at once; where none comes, it
+runs out. Both answer `unknown`: accepted, and nobody says how safe.
+
+NOTIFY is a hint that something settled; one query a process then decides for all who wait. Nobody
+polls: a wait asks once when it begins, and once for each hint.
 """
 
 from __future__ import annotations
@@ -22,12 +26,19 @@ from holdfast.queries import sql
 
 CHANNEL = "holdfast_settled"
 _RECONNECT_S = 0.5
+# Who only listens does not notice a network that swallows everything. So it subscribes again this
+# often, which changes nothing but is answered; at the latest after the second time.
+_PROBE_S = 2.0
+_ANSWER_S = 1.0
+
+_LOST = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 @dataclass(slots=True, eq=False)
 class _Wait:
     account: str
     receipt: Receipt
+    nonce: str
     done: asyncio.Future[bool]
 
 
@@ -53,9 +64,12 @@ class SettledWaits:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def wait(self, account: str, receipt: Receipt) -> Durability:
-        """`settled` once the journal has the entry; `unknown` where the wait runs out first."""
-        wait = _Wait(account, receipt, asyncio.get_running_loop().create_future())
+    async def wait(self, account: str, receipt: Receipt, nonce: str) -> Durability:
+        """`settled` once the journal has the entry; `unknown` where the wait runs out first.
+
+        `nonce` is that of the generation whose Redis answered.
+        """
+        wait = _Wait(account, receipt, nonce, asyncio.get_running_loop().create_future())
         self._waits.add(wait)
         self._hint.set()
         try:
@@ -67,18 +81,19 @@ class SettledWaits:
             self._waits.discard(wait)
 
     async def _listen(self) -> None:
-        """One connection that listens; lost, it is opened again after half a second, and asks."""
+        """One connection that listens; lost or silent, it is opened again, and asks."""
         while True:
             lost = asyncio.Event()
-            with suppress(OSError, asyncpg.PostgresError, TimeoutError):
-                conn = await asyncpg.connect(self._dsn, timeout=1)
+            with suppress(*_LOST):
+                conn = await asyncpg.connect(self._dsn, timeout=1, command_timeout=_ANSWER_S)
                 try:
                     conn.add_termination_listener(lambda _conn, lost=lost: lost.set())
                     await conn.add_listener(CHANNEL, lambda *_args: self._hint.set())
                     self._hint.set()
-                    await lost.wait()
+                    while not await _within(_PROBE_S, lost):
+                        await conn.execute(f"LISTEN {CHANNEL}")
                 finally:
-                    with suppress(OSError, asyncpg.PostgresError, TimeoutError):
+                    with suppress(*_LOST):
                         await conn.close(timeout=1)
             await asyncio.sleep(_RECONNECT_S)
 
@@ -107,5 +122,13 @@ class SettledWaits:
             if receipt.chain:
                 wait.done.set_result(row["chain"] == receipt.chain)
             else:
-                same = row["account"] == wait.account and row["version"] == receipt.version
-                wait.done.set_result(same)
+                its = (row["account"], row["version"], row["nonce"])
+                wait.done.set_result(its == (wait.account, receipt.version, wait.nonce))
+
+
+async def _within(seconds: float, event: asyncio.Event) -> bool:
+    """Whether `event` is set within this time."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    return False
