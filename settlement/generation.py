@@ -55,6 +55,9 @@ class Declared:
     proof_ms: int = 0
     remnant: int | None = None
     """The mark of the rebuild whose remnant this is; None: it is whole."""
+    journaled: int = 0
+    """Up to this entry the journal had it when it was last read or settled: a shard that opens
+    with less has lost it in between."""
     damage: str = ""
     """What Redis said where the shard's keys cannot be read."""
 
@@ -255,10 +258,13 @@ class Generation:
                 pause_s = await conn.fetchval(sql("generation_pause"), numbers, last_proof_ms)
             await asyncio.sleep(max(pause_s, 0.0))
         boot = (self.boot.run_id, self.boot.replid)
+        marks = [self.shards[n].journaled for n in wanted]
         async with self.state.pool.acquire() as conn:
-            opened = await conn.fetch(sql("generation_open"), wanted, self.nonce, *boot)
+            opened = await conn.fetch(sql("generation_open"), wanted, self.nonce, *boot, marks)
         if len(opened) < len(wanted):
-            raise Superseded("another generation was declared before this one opened")
+            raise Superseded(
+                "another generation was declared before this one opened, or Postgres went back"
+            )
         log("shards_opened", generation=self.number, shards=wanted)
 
 
@@ -271,4 +277,5 @@ def _declared(row: Any, redis_generation: int) -> Declared:
         state=row["state"],
         boot=Boot(row["boot_run_id"], row["boot_replid"]),
         redis_generation=redis_generation,
+        journaled=row["mark"],
     )

@@ -147,6 +147,7 @@ async def settle_prefix(generation: Generation, declared: Declared, last: int) -
         if outcome.error is not None:
             raise Superseded(f"shard {number}: {outcome.error}")
         mark = Mark(outcome.mark, outcome.chain)
+        declared.journaled = mark.seq
     return mark
 
 
@@ -324,6 +325,7 @@ async def restart(generation: Generation, number: int) -> None:
         at = await conn.fetchrow(sql("rebuild_mark"), number, generation.nonce)
         if at is None:
             raise Superseded(f"shard {number}: another generation was declared")
+        generation.shards[number].journaled = at["mark"]
         after = ""
         while True:  # every page begins behind the one before it
             rows = await conn.fetch(sql("rebuild_due"), number, after, _DUE_PAGE)

@@ -1,7 +1,7 @@
 """Vetting on real servers: what a Redis must have been through before it serves."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 
 import asyncpg
@@ -10,13 +10,13 @@ import pytest
 from holdfast.codes import Code
 from holdfast.embedded import Postgres, Valkey
 from holdfast.wire import ServerError
-from settlement.generation import Generation, vetter
+from settlement.generation import Declared, Generation, vetter
 from settlement.queries import sql
 from settlement.readiness import Refused as NodeRefused
 from settlement.readiness import make_ready
-from settlement.rebuild import delete_keys, restart
+from settlement.rebuild import delete_keys, restart, settle_prefix
 from settlement.suspicion import look
-from settlement.verdict import Fate, Superseded
+from settlement.verdict import Fate, Mark, Superseded
 from settlement.vetting import Seen, Vetting
 from settlement.worker import SettleLoop
 from tests.stack import Refused, Stack
@@ -457,6 +457,102 @@ async def test_postgres_that_cannot_be_refilled_stops_the_shard_until_an_operato
     assert await stack.acct("acme") == {}
     (incident,) = await incidents(stack, "rebuild")
     assert '"asked_by": "alice"' in incident["details"]
+
+
+def falls_back_before_opening(stack: Stack, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Just before this shard opens, Postgres loses what the vetting has settled of it."""
+    snapshot, settles, opens = Snapshot(stack), settle_prefix, Generation.open
+    names = ("settlement.vetting.settle_prefix", "settlement.rebuild.settle_prefix")
+
+    async def remembered(generation: Generation, declared: Declared, last: int) -> Mark:
+        if declared.number == number:
+            await snapshot.take()
+            for name in names:
+                monkeypatch.setattr(name, settles)
+        return await settles(generation, declared, last)
+
+    async def fallen_back(generation: Generation, numbers: Iterable[int]) -> None:
+        wanted = list(numbers)
+        if number in wanted:
+            monkeypatch.setattr(Generation, "open", opens)
+            await snapshot.go_back()
+        await opens(generation, wanted)
+
+    for name in names:
+        monkeypatch.setattr(name, remembered)
+    monkeypatch.setattr(Generation, "open", fallen_back)
+
+
+async def is_refused(vetting: Vetting) -> bool:
+    """Whether this round ends because Postgres is not what it was."""
+    try:
+        await vetting.round()
+    except Superseded as error:
+        return "Postgres went back" in str(error)
+    return False
+
+
+async def lost_in_between(stack: Stack) -> tuple[Vetting, int]:
+    """A shard with four entries that Redis knows to be settled, of which Postgres has two."""
+    number = stack.shards.number_of("acme")
+    vetting = await vet(stack)
+    await stack.renew_leases()
+    await stack.open("acme", grant=100)
+    await settle_all(stack)
+    before = Snapshot(stack)
+    await before.take()
+    await stack.reserve("acme", "h1", 40)
+    await stack.commit("acme", "h1", 13)
+    await settle_all(stack)
+    await before.go_back()
+    return vetting, number
+
+
+async def test_shard_stays_closed_where_postgres_falls_back_again_before_it_opens(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vetting, number = await lost_in_between(stack)
+    falls_back_before_opening(stack, number, monkeypatch)
+    stack.state.doubt(number, "fenced")
+
+    await until(lambda: is_refused(vetting))
+    row, meta = await shard(stack, number), await stack.meta(number)
+    assert (row["generation"], row["state"], row["mark"]) == (2, "vetting", 2)
+    assert meta["settled"] == "4"
+    await vet_anew(stack, vetting)
+
+    row = await shard(stack, number)
+    assert (row["generation"], row["state"], row["mark"]) == (3, "open", 4)
+    assert len(await incidents(stack, "postgres_went_back")) == 1
+    assert await stack.pool.fetchval("SELECT count(*) FROM journal") == 4
+    await settle_all(stack)
+    await stack.renew_leases()
+    await stack.reserve("acme", "h2", 40)
+
+
+async def test_shard_is_stopped_where_postgres_falls_back_behind_its_rebuild(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis was emptied by then: nothing can give back what Postgres lost, and nobody opens it."""
+    vetting, number = await vet(stack), stack.shards.number_of("acme")
+    await stack.renew_leases()
+    await stack.open("acme", grant=100)
+    await settle_all(stack)
+    for hold in ("h1", "h2", "h3"):
+        await stack.reserve("acme", hold, 10)
+    await stack.command("XDEL", stack.shards.keys[number].stream, "5-0")
+    falls_back_before_opening(stack, number, monkeypatch)
+    stack.state.doubt(number, "a gap")
+
+    await until(lambda: is_refused(vetting))
+    assert (await shard(stack, number))["mark"] == 2
+    await vet_anew(stack, vetting)
+
+    row, meta = await shard(stack, number), await stack.meta(number)
+    assert (row["state"], row["mark"], meta["settled"]) == ("stopped", 2, "4")
+    assert row["generation"] == 3
+    (incident,) = await incidents(stack, "stopped")
+    assert "Redis had settled up to entry 4, the journal ends at 2" in incident["summary"]
 
 
 async def test_meta_that_no_script_can_read_stops_its_shard_alone(stack: Stack) -> None:
