@@ -56,8 +56,9 @@ _PROOF_S = 0.4
 _LEASE_S = 0.4
 # A proof that has not come by then is given up with its connection: its TIMEs are too old.
 _PROOF_LAST_S = 2.0
-_FULL = 0.7
-"""The share of maxmemory above which nothing new is taken on."""
+FULL = 0.7
+"""The share of maxmemory above which nothing new is taken on. The rest is for what finishes: the
+entries of B2 a shard, and what comes before the last lease has ended, 2.5 s of the load at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +191,7 @@ class Leases:
             except (WireError, TimeoutError):
                 return None
             limit = int(info.get("maxmemory", "0"))
-            roomy = not limit or int(info["used_memory"]) <= _FULL * limit
+            roomy = not limit or int(info["used_memory"]) <= FULL * limit
             return node, Reading(taken_ms, span, roomy, numbers, offsets)
 
         free = {node: rows for node, rows in nodes.items() if node not in self._lending}

@@ -16,6 +16,7 @@ from holdfast.queries import sql
 from holdfast.wire import Node, ServerError, Wire, WireError
 from settlement import schema
 from settlement.clocks import SLACK_MS, Span, skew_ms
+from settlement.lease import FULL
 from settlement.queries import Connection
 from settlement.redis_settings import NodeReport, inspect, read_info
 
@@ -24,8 +25,6 @@ Level = Literal["ok", "warn", "fail", "unknown"]
 _OLDEST_POSTGRES: Final = 140_000
 # Half of what closes: a clock that drifts is mended before it closes anything.
 _CLOCK_WARN_MS: Final = SLACK_MS / 2
-# Above this share of maxmemory leases for new spending end (settlement/lease.py).
-_FULL: Final = 0.7
 # What CONFIG tells of a node, in the order in which it is shown.
 _SETTINGS: Final = (
     *("maxmemory-policy", "maxmemory", "appendonly", "appendfsync"),
@@ -137,9 +136,9 @@ def _add_memory(sheet: Sheet, info: Mapping[str, str]) -> None:
     most = int(info.get("maxmemory", "0"))
     if most:
         used = int(info.get("used_memory", "0")) / most
-        level: Level = "fail" if used > _FULL else "warn" if used > 0.8 * _FULL else "ok"
+        level: Level = "fail" if used > FULL else "warn" if used > 0.8 * FULL else "ok"
         mend = "raise maxmemory, or lower HOLDFAST_EVICT_ABOVE_MB and HOLDFAST_KEY_WINDOW_S"
-        sheet.add("memory", level, f"{used:.0%} used; above {_FULL:.0%} nothing new begins", mend)
+        sheet.add("memory", level, f"{used:.0%} used; above {FULL:.0%} nothing new begins", mend)
 
 
 # ── Postgres and clocks ──────────────────────────────────────────────────────────────────────────

@@ -1,7 +1,8 @@
 """Every setting that money depends on, looked at where it is in force: `holdfast doctor`.
 
-Stores first (`checks.py`), then what settlement makes of them, and what the idempotency window
-costs. Each check says what was found, and how to mend it. Nothing is changed.
+Stores first (`checks.py`), then what settlement makes of them, and what must fit into Redis: the
+backlog at its limit, and the records of the idempotency window. Each check says what was found, and
+how to mend it. Nothing is changed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from holdfast.config import Config
 from holdfast.queries import sql
 from holdfast.shards import Shards
 from holdfast.wire import ServerError, Wire, WireError
+from settlement.clocks import SLACK_MS
+from settlement.lease import FULL
 from settlement.queries import Connection
+from settlement.rebuild import UNSETTLED_MAX
 from settlement.redis_settings import read_info
 
 _CALL_TIMEOUT_MS: Final = 2000
@@ -31,6 +35,10 @@ _WORKER_S: Final = 3.0
 _PROOF_S: Final = 2.0
 # lua/lib/fence.lua: unsettled entries of a shard that stop new spending.
 _B1: Final = 20_000
+# What an entry takes that ends work, measured with ids of 20 to 36 characters: a commit has 590 B
+# of stream and 60 B more in its record, a heartbeat 360 B, a partial commit 1,100 B with what it
+# remembers of its key.
+_ENTRY_BYTES: Final = 700
 # Of maxmemory, what records may take before it is worth a word: the rest is accounts and streams.
 _WINDOW_SHARE: Final = 0.5
 _SAMPLE_ENTRIES: Final = 500
@@ -68,7 +76,7 @@ async def examine(config: Config) -> list[Check]:
             shards = Shards(wire, config.prefix, config.shards, test_clock=config.test_clock)
         checks += await _guarded("settlement", _settlement(shards, conn))
         if shards is not None:
-            checks += await _guarded("records", _records(shards, conn, config))
+            checks += await _guarded("redis memory", _memory(shards, conn, config))
         return checks
 
 
@@ -134,6 +142,7 @@ async def _settlement(shards: Shards | None, conn: Connection) -> list[Check]:
     _add_states(sheet, rows)
     if shards is not None:
         await _add_leases(sheet, shards, rows)
+        await _add_recorded_times(sheet, shards)
     trouble = await conn.fetchrow(sql("doctor_trouble"))
     since = f", since {trouble['oldest']:%Y-%m-%d %H:%M} UTC" if trouble["oldest"] else ""
     sheet.expect(
@@ -213,13 +222,65 @@ async def _add_leases(sheet: Sheet, shards: Shards, rows: list[Any]) -> None:
     sheet.add("backlog", level, found_text, "more or faster workers, a faster Postgres")
 
 
+async def _add_recorded_times(sheet: Sheet, shards: Shards) -> None:
+    """Shards that are closed until time has caught up with what they have recorded."""
+
+    async def ahead_ms(number: int) -> int:
+        keys, node = shards.keys[number], shards.node_of(number)
+        recorded, (seconds, _micros) = await asyncio.gather(
+            node.call("HGET", keys.meta, "clock_ms"), node.call("TIME")
+        )
+        return int(recorded or 0) - int(seconds) * 1000
+
+    found = await asyncio.gather(*map(ahead_ms, range(shards.count)))
+    # A second of TIME has begun up to a second ago.
+    ahead = [{"id": n} for n, by_ms in enumerate(found) if by_ms > SLACK_MS + 1000]
+    text = "no shard has recorded a later time than Redis tells"
+    if ahead:
+        text = f"recorded up to {max(found) / 1000:,.0f} s ahead of now: {_numbers(ahead)}"
+    mend = 'set the clocks right; if they are: `holdfast clock reset --all --reason "…"`'
+    sheet.expect("recorded time", not ahead, text, mend)
+
+
 def _numbers(rows: list[Any]) -> str:
     """Numbers of shards, the first of them."""
     numbers = ", ".join(str(row["id"]) for row in rows[:8])
     return numbers if len(rows) <= 8 else f"{numbers} and {len(rows) - 8} more"
 
 
-# ── what the idempotency window costs ────────────────────────────────────────────────────────────
+# ── what must fit into Redis ─────────────────────────────────────────────────────────────────────
+
+
+async def _memory(shards: Shards, conn: Connection, config: Config) -> list[Check]:
+    """The two things that an operator's figures decide: the backlog's room, the window's cost."""
+    return [*await _room(shards), *await _records(shards, conn, config)]
+
+
+async def _room(shards: Shards) -> list[Check]:
+    """Whether what may still be finished when new spending ends has room above that limit.
+
+    New spending ends at 70 % of maxmemory at the latest. From there on a shard takes at most B2
+    entries more before it is closed for the backlog, whatever the load: where they fit, a slow
+    worker or Postgres never makes Redis refuse a commit for want of memory.
+    """
+    sheet = Sheet("redis memory")
+    homes = [shards.node_of(number) for number in range(shards.count)]
+    for node in dict.fromkeys(homes):
+        most = int((await read_info(node)).get("maxmemory", "0"))
+        if not most:
+            continue  # said of the node itself
+        wanted = homes.count(node) * UNSETTLED_MAX * _ENTRY_BYTES
+        room = (1 - FULL) * most
+        sheet.expect(
+            "room for the backlog",
+            wanted <= room,
+            f"{homes.count(node)} shards x {UNSETTLED_MAX:,} entries x {_ENTRY_BYTES} B ="
+            f" {wanted / 2**20:,.0f} MiB, {room / 2**20:,.0f} MiB are kept for them",
+            f"maxmemory {wanted / (1 - FULL) / 2**20:,.0f} MiB on {node.address}; with less, a full"
+            " Redis may refuse commits (503 redis) until its backlog has been settled",
+            "warn",
+        )
+    return sheet.checks
 
 
 async def _records(shards: Shards, conn: Connection, config: Config) -> list[Check]:

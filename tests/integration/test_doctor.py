@@ -164,6 +164,33 @@ async def test_settings_of_a_redis(
             assert found["redis appendfsync"].level == "ok"
 
 
+async def test_room_for_the_backlog_is_what_all_shards_may_need(
+    stack: Stack, server_dir: Path
+) -> None:
+    """Four shards of 80,000 entries of 700 B are 214 MiB, which must fit into 30 % of maxmemory."""
+    with Valkey.start(server_dir / "valkey") as server:
+        config = stack.config.model_copy(update={"redis_url": server.url})
+        found = {c.name: c for c in await examine(config)}
+        assert "room for the backlog" not in found  # without a limit that is the one thing to mend
+        for megabytes, level in ((700, "warn"), (715, "ok")):
+            await set_maxmemory(server, megabytes * 2**20)
+            found = {c.name: c for c in await examine(config)}
+            assert found["room for the backlog"].level == level
+        assert found["room for the backlog"].found.startswith(
+            "4 shards x 80,000 entries x 700 B = 214 MiB, "
+        )
+
+
+async def test_shards_that_have_recorded_a_later_time(stack: Stack) -> None:
+    assert (await checks(stack))["settlement recorded time"].level == "ok"
+    now = int((await stack.command("TIME"))[0]) * 1000
+    await stack.command("HSET", stack.shards.keys[2].meta, "clock_ms", now + 86_400_000)
+    await stack.stop_leases()
+    found = (await checks(stack))["settlement recorded time"]
+    assert (found.level, found.found[-3:]) == ("fail", ": 2")
+    assert "holdfast clock reset" in found.mend
+
+
 async def test_a_redis_that_is_nearly_full(stack: Stack, server_dir: Path) -> None:
     with Valkey.start(server_dir / "valkey") as server:
         config = stack.config.model_copy(update={"redis_url": server.url})
