@@ -22,6 +22,7 @@ KINDS: Final[Mapping[str, str]] = {
     "quarantine": "Postgres rejected an entry; its account is frozen",
     "quarantine_ended": "an operator applied or voided what an account had in quarantine",
     "clock": "the clocks of Redis and Postgres are more than a second apart",
+    "clock_reset": "an operator let shards go on from an earlier time than they had recorded",
     "redis_settings": "a Redis node is kept closed because of its settings",
 }
 """Every kind of incident, and what it means."""

@@ -1,13 +1,16 @@
 -- Renews the claims of a worker ($1), takes free ones up to its fair share, and gives back what it
--- has beyond that; a claim, and the word of a worker that is alive, last $2 seconds. Rows are
--- locked in order, as everywhere. Answers the shards that it claims now.
+-- has beyond that; a claim, and the word of a worker that is alive, last $2 seconds. One that lasts
+-- more than twice as long was made while this Postgres's clock was ahead, and counts as over. Rows
+-- are locked in order, as everywhere. Answers the shards that it claims now.
 WITH share AS (
     SELECT ceil((SELECT count(*) FROM shard)::numeric / greatest(count(*), 1)) AS most
     FROM worker WHERE seen_at > clock_timestamp() - make_interval(secs => $2)
+                  AND seen_at < clock_timestamp() + make_interval(secs => $2)
 ), candidate AS (
     SELECT id, claimed_by = $1 AND claimed_until > clock_timestamp() AS mine
     FROM shard
     WHERE claimed_by = $1 OR claimed_until < clock_timestamp()
+       OR claimed_until > clock_timestamp() + 2 * make_interval(secs => $2)
     ORDER BY id
     FOR NO KEY UPDATE
 ), ranked AS (

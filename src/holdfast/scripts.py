@@ -39,7 +39,7 @@ TRANSITIONS: Final = (
     "expire",
 )
 READS: Final = ("account", "hold")
-# What cold loading and the settlement worker call.
+# What cold loading, the settlement worker and its operators' commands call.
 UPKEEP: Final = (
     "load_part",
     "load",
@@ -47,6 +47,7 @@ UPKEEP: Final = (
     "trim",
     "settled",
     "lease",
+    "clock_reset",
     "entries",
     "due",
     "delete",

@@ -128,6 +128,7 @@ EVENTS: Final[Mapping[str, tuple[Severity, str]]] = {
     "proof_failed": ("warning", "Postgres did not take the proof of life; no new spending"),
     "lease_refused": ("warning", "Redis refused a lease; vetting looks at the shard"),
     "clock_insane": ("error", "a Redis clock is more than a second off; its shards are closed"),
+    "clock_reset": ("warning", "an operator let a shard go on from an earlier time"),
     "sweep_failed": ("warning", "due holds or grants could not be expired; the next round tries"),
     "upkeep_failed": ("warning", "a stream was not trimmed or an account not evicted"),
 }

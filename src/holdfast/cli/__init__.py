@@ -4,7 +4,7 @@ services   dev, serve, settle, migrate
 accounts   account, member: over HTTP, with an API key
 holds      hold, charge, grant, refund: likewise
 stores     reconcile, inspect, rebuild, doctor: straight at the stores; likewise
-journal, incidents (incident, quarantine), api_keys (key)
+journal, incidents (incident, quarantine), clocks (clock), api_keys (key)
 traffic    replay, bench
 
 Every module imports what it needs inside its commands, so that `--help` and completion are quick. A
@@ -21,7 +21,17 @@ from typing import Annotated
 import typer
 
 from holdfast import __version__
-from holdfast.cli import accounts, api_keys, holds, incidents, journal, services, stores, traffic
+from holdfast.cli import (
+    accounts,
+    api_keys,
+    clocks,
+    holds,
+    incidents,
+    journal,
+    services,
+    stores,
+    traffic,
+)
 from holdfast.cli.output import BUG, EXIT_CODES, USAGE, Failure, note
 
 app = typer.Typer(
@@ -51,6 +61,7 @@ for operation in (stores.reconcile, stores.inspect, stores.rebuild, stores.docto
     app.command(rich_help_panel=STORES)(operation)
 app.add_typer(incidents.incident, name="incident", rich_help_panel=STORES)
 app.add_typer(incidents.quarantine, name="quarantine", rich_help_panel=STORES)
+app.add_typer(clocks.clock, name="clock", rich_help_panel=STORES)
 app.add_typer(api_keys.key, name="key", rich_help_panel=STORES)
 app.command(rich_help_panel=TRAFFIC)(traffic.replay)
 app.add_typer(traffic.bench, name="bench", rich_help_panel=TRAFFIC)
