@@ -7,17 +7,20 @@
 -- APPENDS  adjust
 -- include: lib/codes.lua
 -- include: lib/number.lua
+-- include: lib/text.lua
 -- include: lib/pairs.lua
--- include: lib/clock.lua
 -- include: lib/nonce.lua
--- include: lib/fence.lua
+-- include: lib/grants.lua
+-- include: lib/book.lua
 -- include: lib/account.lua
 -- include: lib/draw.lua
 -- include: lib/credit.lua
 -- include: lib/entry.lua
+-- include: lib/differs.lua
 -- include: lib/record.lua
--- include: lib/new_key.lua
+-- include: lib/read_outcome.lua
 -- include: lib/outcome.lua
+-- include: lib/new_key.lua
 -- include: lib/movement.lua
 -- include: lib/deadlines.lua
 
@@ -27,9 +30,8 @@ if not size or size < 1 then return {MALFORMED, 3} end
 if not window_ms then return {MALFORMED, 5} end
 local takes = string.sub(ARGV[3], 1, 1) == '-'
 
-local now = now_ms()
-local meta, refusal = fence(now)
-if not meta then return refusal end
+-- include: lib/clock.lua
+-- include: lib/fence.lua
 
 local fields = read_hash(KEYS[6])
 if not fields then return {MISS} end

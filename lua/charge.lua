@@ -7,19 +7,24 @@
 -- APPENDS  charge
 -- include: lib/codes.lua
 -- include: lib/number.lua
+-- include: lib/text.lua
 -- include: lib/pairs.lua
--- include: lib/clock.lua
 -- include: lib/nonce.lua
--- include: lib/fence.lua
 -- include: lib/period.lua
+-- include: lib/grants.lua
+-- include: lib/book.lua
 -- include: lib/account.lua
 -- include: lib/draw.lua
 -- include: lib/entry.lua
+-- include: lib/differs.lua
 -- include: lib/record.lua
--- include: lib/new_key.lua
+-- include: lib/read_outcome.lua
 -- include: lib/outcome.lua
+-- include: lib/new_key.lua
 -- include: lib/movement.lua
 -- include: lib/limits.lua
+-- include: lib/members.lua
+-- include: lib/count_used.lua
 -- include: lib/deadlines.lua
 
 local amount, on_shortfall, member_id, fingerprint = int(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
@@ -27,9 +32,8 @@ local window_ms, key = int(ARGV[7]), ARGV[10]
 if not amount or amount < 1 then return {MALFORMED, 3} end
 if not window_ms then return {MALFORMED, 7} end
 
-local now = now_ms()
-local meta, refusal = fence(now)
-if not meta then return refusal end
+-- include: lib/clock.lua
+-- include: lib/fence.lua
 
 local fields = read_hash(KEYS[6])
 if not fields then return {MISS} end
@@ -72,7 +76,7 @@ check_book(book)
 
 append_all(book)
 write_account(book)
-write_member(book)
+write_member(book.member)
 write_record(KEYS[9], changes, now + window_ms)
 return movement_reply(OK, changed({}, changes), book.available, book.held, book.version, meta.seq,
   meta.chain)

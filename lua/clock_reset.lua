@@ -7,7 +7,7 @@
 -- APPENDS  nothing
 -- include: lib/codes.lua
 -- include: lib/number.lua
--- include: lib/clock.lua
+-- include: lib/text.lua
 -- include: lib/nonce.lua
 
 -- `taken_ms` is a TIME that agreed with Postgres's. Where the caller was stopped since then, or the
@@ -17,7 +17,8 @@ local taken = int(ARGV[1])
 if not taken then return {MALFORMED, 1} end
 local meta = redis.call('HMGET', KEYS[1], 'nonce', 'clock_ms')
 if meta[1] ~= NONCE then return {FENCED} end
-local now, recorded = now_ms(), stored(meta[2])
+-- include: lib/clock.lua
+local recorded = stored(meta[2])
 if math.abs(now - taken) > AGREED_MS then return {CLOCK} end
 if now >= recorded - CLOCK_SLACK_MS then return {OK, 0} end
 

@@ -7,12 +7,13 @@
 -- APPENDS  nothing
 -- include: lib/codes.lua
 -- include: lib/number.lua
--- include: lib/clock.lua
+-- include: lib/text.lua
 -- include: lib/nonce.lua
 
 local limit = int(ARGV[1])
 if not limit or limit < 1 then return {MALFORMED, 1} end
 if redis.call('HGET', KEYS[1], 'nonce') ~= NONCE then return {FENCED} end
-local names = redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', text(now_ms()), 'LIMIT', 0,
+-- include: lib/clock.lua
+local names = redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', text(now), 'LIMIT', 0,
   math.min(limit, 1000))
 return {OK, unpack(names)}

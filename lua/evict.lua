@@ -7,12 +7,11 @@
 -- APPENDS  nothing
 -- include: lib/codes.lua
 -- include: lib/number.lua
--- include: lib/clock.lua
+-- include: lib/text.lua
 -- include: lib/nonce.lua
--- include: lib/fence.lua
 
-local meta, refusal = fence(now_ms())
-if not meta then return refusal end
+-- include: lib/clock.lua
+-- include: lib/fence.lua
 local fields = redis.call('HMGET', KEYS[6], 'version', 'last_seq', 'grants')
 if not fields[1] then return {MISS} end
 local last_seq = stored(fields[2])

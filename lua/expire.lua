@@ -7,11 +7,12 @@
 -- APPENDS  expire forfeit
 -- include: lib/codes.lua
 -- include: lib/number.lua
+-- include: lib/text.lua
 -- include: lib/pairs.lua
--- include: lib/clock.lua
 -- include: lib/nonce.lua
--- include: lib/fence.lua
 -- include: lib/period.lua
+-- include: lib/grants.lua
+-- include: lib/book.lua
 -- include: lib/account.lua
 -- include: lib/draw.lua
 -- include: lib/draws.lua
@@ -20,21 +21,20 @@
 -- include: lib/entry.lua
 -- include: lib/record.lua
 -- include: lib/limits.lua
+-- include: lib/members.lua
+-- include: lib/count_used.lua
 -- include: lib/deadlines.lua
--- include: lib/next_due.lua
 
 local window_ms, holds = int(ARGV[3]), #ARGV - 3
 if not window_ms then return {MALFORMED, 3} end
 if holds > MAX_DUE or #KEYS ~= 8 + holds then return {MALFORMED, 4} end
 
-local now = now_ms()
-local meta, refusal = fence(now)
-if not meta then return refusal end
+-- include: lib/clock.lua
+-- include: lib/fence.lua
 local fields = read_hash(KEYS[6])
 if not fields then return {MISS} end
 local book = open_book(fields, meta)
 local used, members = read_used(fields, day_of(now)), {}
-local score = due_score()
 
 -- One hold back into the account; the answer is what its record becomes, or nil if it is not due.
 local function expire(rec, id)
@@ -72,7 +72,7 @@ for _, g in ipairs(book.grants) do
   if g.expires <= now and g.remaining > 0 then
     local lost = g.remaining
     g.remaining = 0
-    book.touched[g.id] = true
+    g.touched = true
     book.available = book.available - lost
     book.forfeited = book.forfeited + lost
     post(book, 'forfeit', now, text(lost), field('grant', g.id))
@@ -80,14 +80,12 @@ for _, g in ipairs(book.grants) do
 end
 check_book(book)
 local first_open = redis.call('ZRANGE', KEYS[7], 0, holds, 'WITHSCORES')
+redis.call('ZSCORE', KEYS[5], ARGV[1]) -- a damaged key refuses here, before any write
 
 if #book.entries > 0 then
   append_all(book)
   write_account(book)
-  for _, m in pairs(members) do
-    book.member = m
-    write_member(book)
-  end
+  for _, m in pairs(members) do write_member(m) end
   for key, e in pairs(expired) do
     write_record(key, e[2], now + window_ms)
     redis.call('ZREM', KEYS[7], e[1])
@@ -96,16 +94,15 @@ end
 
 -- The next deadline of the account, as exact as one look tells.
 local next_due = math.huge
-for i = 1, #first_open, 2 do
-  local id, at = first_open[i], tonumber(first_open[i + 1])
-  if not gone[id] then next_due = math.min(next_due, at) end
+for _, o in ipairs(first_open) do
+  if not gone[o[1]] then next_due = math.min(next_due, o[2].double) end
 end
 for _, g in ipairs(book.grants) do
   if g.remaining > 0 then next_due = math.min(next_due, g.expires) end
 end
 if next_due == math.huge then
-  if score < math.huge then redis.call('ZREM', KEYS[5], ARGV[1]) end
-elseif next_due ~= score then
-  redis.call('ZADD', KEYS[5], text(next_due), ARGV[1])
+  redis.call('ZREM', KEYS[5], ARGV[1])
+else
+  redis.call('ZADD', KEYS[5], next_due, ARGV[1])
 end
 return {OK, #book.entries, meta.seq, meta.chain}

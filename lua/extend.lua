@@ -7,21 +7,27 @@
 -- APPENDS  extend
 -- include: lib/codes.lua
 -- include: lib/number.lua
+-- include: lib/text.lua
 -- include: lib/pairs.lua
--- include: lib/clock.lua
 -- include: lib/nonce.lua
--- include: lib/fence.lua
 -- include: lib/period.lua
+-- include: lib/grants.lua
+-- include: lib/book.lua
 -- include: lib/account.lua
 -- include: lib/draw.lua
 -- include: lib/draws.lua
 -- include: lib/entry.lua
+-- include: lib/differs.lua
 -- include: lib/record.lua
+-- include: lib/read_outcome.lua
 -- include: lib/outcome.lua
 -- include: lib/hold.lua
 -- include: lib/hold_now.lua
+-- include: lib/recall.lua
 -- include: lib/hold_calls.lua
 -- include: lib/limits.lua
+-- include: lib/members.lua
+-- include: lib/count_used.lua
 -- include: lib/deadlines.lua
 
 local ttl_ms, add, op_key, fingerprint, key = int(ARGV[3]), int(ARGV[4]), ARGV[5], ARGV[6], ARGV[7]
@@ -29,9 +35,8 @@ if ARGV[3] ~= '' and (not ttl_ms or ttl_ms < 1) then return {MALFORMED, 3} end
 if ARGV[4] ~= '' and (not add or add < 1) then return {MALFORMED, 4} end
 if add and op_key == '' then return {MALFORMED, 5} end
 
-local now = now_ms()
-local meta, refusal = fence(now)
-if not meta then return refusal end
+-- include: lib/clock.lua
+-- include: lib/fence.lua
 
 local fields = read_hash(KEYS[6])
 if not fields then return {MISS} end
@@ -83,7 +88,7 @@ check_book(book)
 
 append_all(book)
 write_account(book)
-write_member(book)
+write_member(book.member)
 write_record(KEYS[9], changes)
 redis.call('ZADD', KEYS[7], text(deadline), key)
 return hold_reply(OK, changed(rec, changes), book.available, book.held, book.version, meta.seq,

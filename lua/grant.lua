@@ -7,16 +7,19 @@
 -- APPENDS  grant
 -- include: lib/codes.lua
 -- include: lib/number.lua
+-- include: lib/text.lua
 -- include: lib/pairs.lua
--- include: lib/clock.lua
 -- include: lib/nonce.lua
--- include: lib/fence.lua
+-- include: lib/grants.lua
+-- include: lib/book.lua
 -- include: lib/account.lua
 -- include: lib/credit.lua
 -- include: lib/entry.lua
+-- include: lib/differs.lua
 -- include: lib/record.lua
--- include: lib/new_key.lua
+-- include: lib/read_outcome.lua
 -- include: lib/outcome.lua
+-- include: lib/new_key.lua
 -- include: lib/movement.lua
 -- include: lib/next_due.lua
 
@@ -27,9 +30,8 @@ if not priority then return {MALFORMED, 4} end
 if ARGV[5] ~= '' and not expires then return {MALFORMED, 5} end
 if not window_ms then return {MALFORMED, 8} end
 
-local now = now_ms()
-local meta, refusal = fence(now)
-if not meta then return refusal end
+-- include: lib/clock.lua
+-- include: lib/fence.lua
 
 local fields = read_hash(KEYS[6])
 if not fields then return {MISS} end
@@ -43,7 +45,6 @@ if expires and expires <= now then return {MALFORMED, 5} end
 
 local book = open_book(fields, meta)
 if book.available + book.held + amount > MAX_AMOUNT then return {AMOUNT_LIMIT} end
-local score = due_score()
 
 local rest = pay_debt(book, amount)
 if expires and rest > 0 then
@@ -61,9 +62,9 @@ post(book, 'grant', now, text(amount), field('key', key) .. field('opened', text
 put(book.writes, 'last_grant_seq', text(meta.seq))
 check_book(book)
 
+if expires then note_deadline(expires) end
 append_all(book)
 write_account(book)
 write_record(KEYS[9], changes, now + window_ms)
-if expires then note_deadline(score, expires) end
 return movement_reply(OK, changed({}, changes), book.available, book.held, book.version, meta.seq,
   meta.chain)

@@ -8,7 +8,6 @@
 -- include: lib/codes.lua
 -- include: lib/number.lua
 -- include: lib/pairs.lua
--- include: lib/clock.lua
 -- include: lib/nonce.lua
 -- include: lib/hold.lua
 -- include: lib/hold_now.lua
@@ -19,7 +18,8 @@ if not fields then return {MISS} end
 local rec = read_hash(KEYS[9])
 if not rec then return {MISS_RECORD} end
 if rec.kind ~= 'hold' then return {MISS_RECORD, 1} end
-if rec.state == 'held' and now_ms() >= stored(rec.deadline) and ARGV[3] ~= '1' then
+-- include: lib/clock.lua
+if rec.state == 'held' and now >= stored(rec.deadline) and ARGV[3] ~= '1' then
   return {DUE, ARGV[2]}
 end
 return hold_now(OK, rec, fields)

@@ -7,7 +7,7 @@
 -- APPENDS  nothing
 -- include: lib/codes.lua
 -- include: lib/number.lua
--- include: lib/clock.lua
+-- include: lib/text.lua
 -- include: lib/nonce.lua
 
 -- The lease ends 2 s after `taken_ms`, a Redis TIME that the worker read before Postgres took its
@@ -24,11 +24,10 @@ if string.match(info, 'run_id:(%x+)') ~= ARGV[2]
   or string.match(info, 'master_replid:(%x+)') ~= ARGV[3] then
   return {BUSY}
 end
-local now = now_ms()
+-- include: lib/clock.lua
 if now < stored(meta[2]) - CLOCK_SLACK_MS then return {CLOCK} end
 
-local t = redis.call('TIME')
-local left = LEASE_MS - (t[1] * 1000 + math.floor(t[2] / 1000) - taken)
+local left = LEASE_MS - (time[1] * 1000 + math.floor(time[2] / 1000) - taken)
 if left >= 1 and left <= LEASE_MS then
   redis.call('SET', KEYS[3], NONCE, 'PX', text(left))
   if ARGV[4] == '1' then redis.call('SET', KEYS[2], NONCE, 'PX', text(left)) end

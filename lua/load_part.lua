@@ -7,9 +7,7 @@
 -- APPENDS  nothing
 -- include: lib/codes.lua
 -- include: lib/number.lua
--- include: lib/clock.lua
 -- include: lib/nonce.lua
--- include: lib/fence.lua
 
 -- `part`: "first" clears what an earlier loader left, "more" adds to it, "record" brings a closed
 -- record to an account that is there already.
@@ -22,8 +20,8 @@ if not opens or not members or not records or opens + members + records > MAX_PA
   return {MALFORMED, 4}
 end
 
-local meta, refusal = fence(now_ms())
-if not meta then return refusal end
+-- include: lib/clock.lua
+-- include: lib/fence.lua
 local acct = redis.call('HMGET', KEYS[6], 'version', 'load_mark', 'last_refund_seq')
 if part == 'record' then
   -- A refund that the reader did not see would be paid twice.

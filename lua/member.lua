@@ -7,23 +7,24 @@
 -- APPENDS  settings
 -- include: lib/codes.lua
 -- include: lib/number.lua
+-- include: lib/text.lua
 -- include: lib/pairs.lua
--- include: lib/clock.lua
 -- include: lib/nonce.lua
--- include: lib/fence.lua
 -- include: lib/period.lua
+-- include: lib/grants.lua
+-- include: lib/book.lua
 -- include: lib/account.lua
 -- include: lib/entry.lua
 -- include: lib/limits.lua
+-- include: lib/members.lua
 
 local asked = {ARGV[4], ARGV[5], ARGV[6]}
 for i = 1, 3 do
   if asked[i] ~= '' and asked[i] ~= '=' and not int(asked[i]) then return {MALFORMED, i + 3} end
 end
 
-local now = now_ms()
-local meta, refusal = fence(now)
-if not meta then return refusal end
+-- include: lib/clock.lua
+-- include: lib/fence.lua
 local fields = read_hash(KEYS[6])
 if not fields then return {MISS} end
 if fields.status == 'closed' then return {CLOSED} end

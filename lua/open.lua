@@ -7,10 +7,11 @@
 -- APPENDS  open
 -- include: lib/codes.lua
 -- include: lib/number.lua
+-- include: lib/text.lua
 -- include: lib/pairs.lua
--- include: lib/clock.lua
 -- include: lib/nonce.lua
--- include: lib/fence.lua
+-- include: lib/grants.lua
+-- include: lib/book.lua
 -- include: lib/account.lua
 -- include: lib/entry.lua
 -- include: lib/settings.lua
@@ -19,9 +20,8 @@
 local absent_mark = int(ARGV[3])
 if not absent_mark then return {MALFORMED, 3} end
 
-local now = now_ms()
-local meta, refusal = fence(now)
-if not meta then return refusal end
+-- include: lib/clock.lua
+-- include: lib/fence.lua
 if read_hash(KEYS[6]) then return {EXISTS} end
 -- Only a journal that has all that was ever evicted can say that an account is unknown.
 if absent_mark < stored(redis.call('HGET', KEYS[1], 'last_evict_seq')) then return {STALE} end

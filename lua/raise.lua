@@ -7,6 +7,7 @@
 -- APPENDS  nothing
 -- include: lib/codes.lua
 -- include: lib/number.lua
+-- include: lib/text.lua
 
 -- The only script without a nonce: it is what makes one valid. It goes upward only.
 local generation = int(ARGV[1])

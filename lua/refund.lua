@@ -7,16 +7,19 @@
 -- APPENDS  refund
 -- include: lib/codes.lua
 -- include: lib/number.lua
+-- include: lib/text.lua
 -- include: lib/pairs.lua
--- include: lib/clock.lua
 -- include: lib/nonce.lua
--- include: lib/fence.lua
+-- include: lib/grants.lua
+-- include: lib/book.lua
 -- include: lib/account.lua
 -- include: lib/credit.lua
 -- include: lib/entry.lua
+-- include: lib/differs.lua
 -- include: lib/record.lua
--- include: lib/new_key.lua
+-- include: lib/read_outcome.lua
 -- include: lib/outcome.lua
+-- include: lib/new_key.lua
 -- include: lib/movement.lua
 
 local amount, fingerprint, window_ms = int(ARGV[3]), ARGV[4], int(ARGV[5])
@@ -24,9 +27,8 @@ local key, of = ARGV[8], ARGV[9]
 if ARGV[3] ~= '' and (not amount or amount < 1) then return {MALFORMED, 3} end
 if not window_ms then return {MALFORMED, 5} end
 
-local now = now_ms()
-local meta, refusal = fence(now)
-if not meta then return refusal end
+-- include: lib/clock.lua
+-- include: lib/fence.lua
 
 local fields = read_hash(KEYS[6])
 if not fields then return {MISS} end

@@ -7,30 +7,35 @@
 -- APPENDS  release forfeit
 -- include: lib/codes.lua
 -- include: lib/number.lua
+-- include: lib/text.lua
 -- include: lib/pairs.lua
--- include: lib/clock.lua
 -- include: lib/nonce.lua
--- include: lib/fence.lua
 -- include: lib/period.lua
+-- include: lib/grants.lua
+-- include: lib/book.lua
 -- include: lib/account.lua
 -- include: lib/draws.lua
 -- include: lib/credit.lua
 -- include: lib/give_back.lua
 -- include: lib/entry.lua
+-- include: lib/differs.lua
 -- include: lib/record.lua
+-- include: lib/read_outcome.lua
 -- include: lib/outcome.lua
 -- include: lib/hold.lua
 -- include: lib/hold_now.lua
+-- include: lib/recall.lua
 -- include: lib/hold_calls.lua
 -- include: lib/limits.lua
+-- include: lib/members.lua
+-- include: lib/count_used.lua
 -- include: lib/next_due.lua
 
 local op_key, fingerprint, window_ms, key = ARGV[3], ARGV[4], int(ARGV[5]), ARGV[6]
 if not window_ms then return {MALFORMED, 5} end
 
-local now = now_ms()
-local meta, refusal = fence(now)
-if not meta then return refusal end
+-- include: lib/clock.lua
+-- include: lib/fence.lua
 
 local fields = read_hash(KEYS[6])
 if not fields then return {MISS} end
@@ -47,7 +52,6 @@ local book, rest = open_book(fields, meta), stored(rec.remaining)
 local used, made_day = read_used(fields, day_of(now)), day_of(stored(rec.made))
 local member = read_member(rec.member or '', used.day)
 redis.call('ZSCORE', KEYS[7], key) -- a damaged key refuses here, before any write
-local score = rec.draws and due_score()
 
 local changes = {}
 book.held = book.held - rest
@@ -67,11 +71,11 @@ if lost > 0 then
 end
 check_book(book)
 
+if book.added then note_deadline(book.added) end
 append_all(book)
 write_account(book)
-write_member(book)
+write_member(book.member)
 write_record(KEYS[9], changes, now + window_ms)
 redis.call('ZREM', KEYS[7], key)
-if book.added then note_deadline(score, book.added) end
 return hold_reply(OK, changed(rec, changes), book.available, book.held, book.version, meta.seq,
   meta.chain)

@@ -8,23 +8,19 @@
 -- include: lib/codes.lua
 -- include: lib/number.lua
 -- include: lib/pairs.lua
--- include: lib/clock.lua
 -- include: lib/nonce.lua
--- include: lib/fence.lua
 -- include: lib/period.lua
--- include: lib/account.lua
+-- include: lib/grants.lua
+-- include: lib/book.lua
 -- include: lib/draw.lua
--- include: lib/entry.lua
--- include: lib/record.lua
 -- include: lib/new_key.lua
--- include: lib/outcome.lua
--- include: lib/hold.lua
 -- include: lib/limits.lua
--- include: lib/deadlines.lua
+-- include: lib/members.lua
 -- include: lib/next_due.lua
 
-local amount, ttl_ms, window_ms = int(ARGV[3]), int(ARGV[5]), int(ARGV[8])
-local min_amount, member_id, fingerprint, key = int(ARGV[4]), ARGV[6], ARGV[7], ARGV[11]
+local amount, min_amount, ttl_ms = int(ARGV[3]), int(ARGV[4]), int(ARGV[5])
+local member_id, fingerprint, window_ms = ARGV[6], ARGV[7], int(ARGV[8])
+local metadata, key = ARGV[10], ARGV[11]
 if not amount or amount < 1 then return {MALFORMED, 3} end
 if ARGV[4] ~= '' and (not min_amount or min_amount < 1 or min_amount > amount) then
   return {MALFORMED, 4}
@@ -32,21 +28,22 @@ end
 if not ttl_ms or ttl_ms < 1 then return {MALFORMED, 5} end
 if not window_ms then return {MALFORMED, 8} end
 
-local now = now_ms()
-local meta, refusal = fence(now)
-if not meta then return refusal end
+-- include: lib/clock.lua
+-- include: lib/fence.lua
 
 local fields = read_hash(KEYS[6])
 if not fields then return {MISS} end
-
 local rec = read_hash(KEYS[9])
 if rec then
+  -- include: lib/differs.lua
+  -- include: lib/read_outcome.lua
+  -- include: lib/hold.lua
   if rec.kind ~= 'hold' then return {REUSED, 0} end
   local at = differs(rec.fp, fingerprint)
   if at then return {REUSED, at} end
   local first, ttl = string.match(rec.result, '^(%d+) (%d+) ')
   local then_was = {state = 'held', amount = first, remaining = first, made = rec.made,
-    deadline = text(stored(rec.made) + stored(ttl)), member = rec.member, metadata = rec.metadata}
+    deadline = stored(rec.made) + stored(ttl), member = rec.member, metadata = rec.metadata}
   local available, held, version, seq = read_outcome(rec.result)
   return hold_reply(REPLAY, then_was, available, held, version, seq, '')
 end
@@ -55,12 +52,12 @@ if meta.no_new then return {meta.no_new} end
 if fields.status == 'frozen' then return {FROZEN} end
 if fields.status == 'closed' then return {CLOSED} end
 
-local book = open_book(fields, meta)
-local today = day_of(now)
+local book, today = read_book(fields), day_of(now)
 local used, member = read_used(fields, today), read_member(member_id, today)
 local limit = denied(fields, used, member, amount, amount, redis.call('ZCARD', KEYS[7]))
 local room = book.available + stored(fields.overdraft_limit)
 if limit or room < amount or grants_due(book, now) then
+  -- include: lib/deadlines.lua
   local first_expire = due(book, now)
   if first_expire then return first_expire end
   if limit then return {LIMIT, limit} end
@@ -68,29 +65,54 @@ if limit or room < amount or grants_due(book, now) then
   amount = room
 end
 if book.held + amount > MAX_AMOUNT then return {AMOUNT_LIMIT} end
-local score = due_score()
 
 local draws = {}
 draw(book, amount, draws)
 book.held = book.held + amount
-count_used(book, used, member, today, amount)
-local made, deadline, opened = text(now), text(now + ttl_ms), text(book.version + 1)
-local changes = {'kind', 'hold', 'state', 'held', 'amount', text(amount), 'remaining', text(amount),
-  'made', made, 'deadline', deadline, 'fp', fingerprint, 'opened', opened,
-  'result', text(amount) .. ' ' .. ARGV[5] .. ' ' .. outcome(book, 0)}
-if member then put(changes, 'member', member_id) end
-if #draws > 0 then put(changes, 'draws', draws_text(draws)) end
-if ARGV[10] ~= '' then put(changes, 'metadata', ARGV[10]) end
-post(book, 'reserve', now, text(amount), field('key', key) .. field('opened', opened)
-  .. field('member', member_id) .. used_tail(today, amount)
-  .. list('record', changes, ARGV[10] ~= ''))
-check_book(book)
+add_used(used, today, amount)
+if member then add_used(member.used, today, amount) end
+check_balance(book)
 
-append_all(book)
-write_account(book)
-write_member(book)
-write_record(KEYS[9], changes)
+local format = string.format
+local seq, version, deadline = meta.seq + 1, stored(fields.version) + 1, now + ttl_ms
+local result = format('%d %d %d %d %d %d', amount, ttl_ms, book.available, book.held, version, seq)
+local from_base, into_debt = stored(fields.base) - book.base, book.debt - stored(fields.debt)
+-- What is rare in an entry: debt, grants, a member; and what the record then has besides.
+local debt, grants, who, more, more_text = '', '', '', nil, ''
+if into_debt ~= 0 then debt = format(',"debt","%d"', into_debt) end
+if #draws > 0 then grants = grants_text(book.grants) end
+if member then who = ',"member":"' .. member_id .. '"' end
+if member or #draws > 0 or metadata ~= '' then
+  more = {}
+  if member then put(more, 'member', member_id) end
+  if #draws > 0 then put(more, 'draws', draws_text(draws)) end
+  if metadata ~= '' then put(more, 'metadata', metadata) end
+  more_text = ',' .. string.sub(cjson.encode(more), 2, -2)
+end
+local entry = format('{"type":"reserve","account":"%s","seq":"%d","version":"%d","at":"%d"'
+  .. ',"amount":"%d","available":"%d","held":"%d","delta":["base","%d","held","%d"%s]%s'
+  .. ',"key":"%s","opened":"%d"%s,"day":"%d","used":"%d"'
+  .. ',"record":["kind","hold","state","held","amount","%d","remaining","%d","made","%d"'
+  .. ',"deadline","%d","fp","%s","opened","%d","result","%s"%s],"context":%s}',
+  ARGV[1], seq, version, now,
+  amount, book.available, book.held, -from_base, amount, debt, grants,
+  key, version, who, today, amount,
+  amount, amount, now,
+  deadline, fingerprint, version, result, more_text, ARGV[2])
+local chain = redis.sha1hex(meta.chain .. entry)
+
+note_deadline(deadline)
+redis.call('XADD', KEYS[4], format('%d-0', seq), 'entry', entry, 'chain', chain)
+redis.call('HSET', KEYS[1], 'seq', seq, 'chain', chain)
+redis.call('HSET', KEYS[6], 'available', book.available, 'held', book.held, 'version', version,
+  'last_seq', seq, 'base', book.base, 'used_day', used.daily, 'used_month', used.monthly)
+if used.turned then redis.call('HSET', KEYS[6], 'day', today, 'month', used.month) end
+if into_debt ~= 0 then redis.call('HSET', KEYS[6], 'debt', book.debt) end
+if #draws > 0 then write_grants(book.grants) end
+write_member(member)
+redis.call('HSET', KEYS[9], 'kind', 'hold', 'state', 'held', 'amount', amount, 'remaining', amount,
+  'made', now, 'deadline', deadline, 'fp', fingerprint, 'opened', version, 'result', result)
+if more then redis.call('HSET', KEYS[9], unpack(more)) end
 redis.call('ZADD', KEYS[7], deadline, key)
-note_deadline(score, now + ttl_ms)
-return {OK, 'held', amount, 0, amount, 0, 0, now, now + ttl_ms, book.available, book.held,
-  book.version, meta.seq, meta.chain, member_id, ARGV[10]}
+return {OK, 'held', amount, 0, amount, 0, 0, now, deadline, book.available, book.held, version,
+  seq, chain, member_id, metadata}

@@ -7,18 +7,18 @@
 -- APPENDS  settings freeze
 -- include: lib/codes.lua
 -- include: lib/number.lua
+-- include: lib/text.lua
 -- include: lib/pairs.lua
--- include: lib/clock.lua
 -- include: lib/nonce.lua
--- include: lib/fence.lua
+-- include: lib/grants.lua
+-- include: lib/book.lua
 -- include: lib/account.lua
 -- include: lib/entry.lua
 -- include: lib/settings.lua
 -- include: lib/account_reply.lua
 
-local now = now_ms()
-local meta, refusal = fence(now)
-if not meta then return refusal end
+-- include: lib/clock.lua
+-- include: lib/fence.lua
 local fields = read_hash(KEYS[6])
 if not fields then return {MISS} end
 local changes, bad = read_settings(fields, 3)

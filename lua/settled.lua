@@ -7,6 +7,7 @@
 -- APPENDS  nothing
 -- include: lib/codes.lua
 -- include: lib/number.lua
+-- include: lib/text.lua
 -- include: lib/nonce.lua
 
 local mark = int(ARGV[1])

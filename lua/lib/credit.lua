@@ -17,7 +17,7 @@ local function credit_grant(book, id, expires, priority, amount)
   for i, g in ipairs(book.grants) do
     if g.id == id then
       g.remaining = g.remaining + amount
-      book.touched[id] = true
+      g.touched = true
       return
     end
     if g.remaining > 0 then
@@ -29,11 +29,11 @@ local function credit_grant(book, id, expires, priority, amount)
   if live < MAX_GRANTS then
     book.added = math.min(book.added or expires, expires)
     table.insert(book.grants, at,
-      {id = id, expires = expires, priority = priority, remaining = amount})
-    book.touched[id] = true
+      {id = id, expires = expires, priority = priority, remaining = amount,
+        touched = true})
   elseif later then
     later.remaining = later.remaining + amount
-    book.touched[later.id] = true
+    later.touched = true
   else
     book.base = book.base + amount
   end

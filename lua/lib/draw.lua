@@ -5,8 +5,7 @@ local function draws_text(draws)
   local parts = {}
   for _, d in ipairs(draws) do
     if d.amount > 0 then
-      parts[#parts + 1] = d.id .. '@' .. text(d.expires) .. '/' .. text(d.priority)
-        .. '=' .. text(d.amount)
+      parts[#parts + 1] = string.format('%s@%d/%d=%d', d.id, d.expires, d.priority, d.amount)
     end
   end
   return table.concat(parts, ',')
@@ -27,7 +26,7 @@ local function draw(book, amount, draws)
     if part > 0 then
       g.remaining = g.remaining - part
       amount = amount - part
-      book.touched[g.id] = true
+      g.touched = true
       draws[#draws + 1] = {id = g.id, expires = g.expires, priority = g.priority, amount = part}
     end
   end

@@ -24,40 +24,29 @@ end
 -- Queue one entry: what changed in the book since the last one of this script, and `tail`, what
 -- this kind of transition adds.
 local function post(book, kind, now, amount, tail)
-  local meta, was, touched = book.meta, book.was, book.touched
+  local meta, was, delta, grants = book.meta, book.was, '', ''
   book.version = book.version + 1
   meta.seq = meta.seq + 1
-  local delta, grants = {}, {}
   for i = 1, #CARRIED do
     local name = CARRIED[i]
     local change = book[name] - was[name]
     if change ~= 0 then
-      put(delta, name, text(change))
+      delta = string.format('%s"%s","%d",', delta, name, change)
       was[name] = book[name]
     end
   end
-  if next(touched) then
-    for _, g in ipairs(book.grants) do
-      if touched[g.id] then
-        put(grants, g.id, text(g.expires) .. ' ' .. text(g.priority) .. ' ' .. text(g.remaining))
-      end
-    end
-  end
-  local seq, version = text(meta.seq), text(book.version)
-  local available, held = text(book.available), text(book.held)
-  local entry = '{"type":"' .. kind .. '","account":"' .. ARGV[1] .. '","seq":"' .. seq
-    .. '","version":"' .. version .. '","at":"' .. text(now) .. '"' .. field('amount', amount)
-    .. ',"available":"' .. available .. '","held":"' .. held .. '"' .. list('delta', delta)
-    .. list('grants', grants) .. tail .. ',"context":' .. ARGV[2] .. '}'
+  if delta ~= '' then delta = ',"delta":[' .. string.sub(delta, 1, -2) .. ']' end
+  if #book.grants > 0 then grants = grants_text(book.grants) end
+  local entry = string.format('{"type":"%s","account":"%s","seq":"%d","version":"%d","at":"%d"%s'
+    .. ',"available":"%d","held":"%d"%s%s%s,"context":%s}', kind, ARGV[1], meta.seq, book.version,
+    now, field('amount', amount), book.available, book.held, delta, grants, tail, ARGV[2])
   meta.chain = redis.sha1hex(meta.chain .. entry)
-  book.entries[#book.entries + 1] = {seq .. '-0', entry, meta.chain}
-  -- What the last entry says is what the account becomes (write_account).
-  book.last = {'available', available, 'held', held, 'version', version, 'last_seq', seq}
+  book.entries[#book.entries + 1] = {text(meta.seq) .. '-0', entry, meta.chain}
 end
 
 local function append_all(book)
   for _, e in ipairs(book.entries) do
     redis.call('XADD', KEYS[4], e[1], 'entry', e[2], 'chain', e[3])
   end
-  redis.call('HSET', KEYS[1], 'seq', text(book.meta.seq), 'chain', book.meta.chain)
+  redis.call('HSET', KEYS[1], 'seq', book.meta.seq, 'chain', book.meta.chain)
 end

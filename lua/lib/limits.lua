@@ -1,27 +1,14 @@
 -- What an account and its members may use a day and a month. `used` counts holds in the UTC day and
 -- month in which they were made; what comes back goes there too, or nowhere once they are past.
--- KEYS[8] = members: `<member>/limits` = "daily monthly max_hold", '-' for none;
--- `<member>/used` = "day used month used". Limits are numbered as holdfast/codes.py names them.
+-- Limits are numbered as holdfast/codes.py names them.
 local LIMIT_MAX_HOLD, LIMIT_DAILY, LIMIT_MONTHLY, LIMIT_MAX_OPEN = 1, 2, 3, 4
 local LIMIT_MEMBER_MAX_HOLD, LIMIT_MEMBER_DAILY, LIMIT_MEMBER_MONTHLY = 5, 6, 7
 
 local function read_used(fields, day)
-  local month = math.floor(day / 100)
-  return {day = day, month = month,
-    daily = stored(fields.day) == day and stored(fields.used_day) or 0,
-    monthly = stored(fields.month) == month and stored(fields.used_month) or 0}
-end
-
-local function read_member(member, day)
-  if member == '' then return nil end
-  local got = redis.call('HMGET', KEYS[8], member .. '/limits', member .. '/used')
-  local m = {name = member, limits = {}}
-  for word in string.gmatch(got[1] or '- - -', '%S+') do
-    m.limits[#m.limits + 1] = int(word) or false
-  end
-  local d, ud, mo, um = string.match(got[2] or '', '^(%d+) (%d+) (%d+) (%d+)$')
-  m.used = read_used({day = d, used_day = ud, month = mo, used_month = um}, day)
-  return m
+  local month, of_day, of_month = math.floor(day / 100), stored(fields.day), stored(fields.month)
+  return {day = day, month = month, turned = of_day ~= day,
+    daily = of_day == day and stored(fields.used_day) or 0,
+    monthly = of_month == month and stored(fields.used_month) or 0}
 end
 
 -- The first limit that denies `amount` more, or nil. `more_open` asks for one more open hold, of
@@ -50,28 +37,4 @@ local function add_used(used, day, amount)
     monthly = math.min(math.max(monthly + amount, 0), MAX_AMOUNT)
   end
   used.daily, used.monthly = daily, monthly
-end
-
--- Count `amount` (may be negative) on the day a hold was made.
-local function count_used(book, used, member, day, amount)
-  if amount == 0 then return end
-  add_used(used, day, amount)
-  local writes = book.writes
-  put(writes, 'used_day', text(used.daily))
-  put(writes, 'used_month', text(used.monthly))
-  if stored(book.fields.day) ~= used.day then
-    put(writes, 'day', text(used.day))
-    put(writes, 'month', text(used.month))
-  end
-  if member then
-    add_used(member.used, day, amount)
-    book.member = member
-  end
-end
-
-local function write_member(book)
-  local m = book.member
-  if not m then return end
-  redis.call('HSET', KEYS[8], m.name .. '/used', text(m.used.day) .. ' ' .. text(m.used.daily)
-    .. ' ' .. text(m.used.month) .. ' ' .. text(m.used.monthly))
 end

@@ -4,11 +4,6 @@
 -- which contains it: one entry is to come, and one more where something is forfeited.
 local function outcome(book, lost)
   local entries = lost > 0 and 2 or 1
-  return text(book.available - lost) .. ' ' .. text(book.held) .. ' '
-    .. text(book.version + entries) .. ' ' .. text(book.meta.seq + entries)
-end
-
-local function read_outcome(s)
-  local available, held, version, seq = string.match(s, '(%-?%d+) (%d+) (%d+) (%d+)$')
-  return stored(available), stored(held), stored(version), stored(seq)
+  return string.format('%d %d %d %d', book.available - lost, book.held, book.version + entries,
+    book.meta.seq + entries)
 end

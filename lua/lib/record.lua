@@ -1,18 +1,7 @@
 -- What an idempotency key did: one hash for a hold, charge, grant or refund, with the keyed calls
 -- on a hold (commit, release, extend) as fields `op:<key>` in it. A field that reads '' is absent.
--- The fingerprint is four characters a request field, in the order of holdfast/keys.py.
 -- MAX_KEYS: keyed calls on one hold; the last place is kept for the call that ends it.
 local MAX_KEYS = 64
-local FINGERPRINT_WIDTH = 4
-
--- The number (1, 2, ...) of the first request field that differs, or nil where all are the same.
-local function differs(was, is)
-  if was == is then return nil end
-  for i = 1, math.max(#was, #is), FINGERPRINT_WIDTH do
-    local j = i + FINGERPRINT_WIDTH - 1
-    if string.sub(was, i, j) ~= string.sub(is, i, j) then return (j) / FINGERPRINT_WIDTH end
-  end
-end
 
 -- `changes` lists field, value, field, value; at least one is not ''.
 local function write_record(key, changes, expire_at)
@@ -31,7 +20,7 @@ local function write_record(key, changes, expire_at)
     end
   end
   redis.call('HSET', key, unpack(set))
-  if expire_at then redis.call('PEXPIREAT', key, text(expire_at)) end
+  if expire_at then redis.call('PEXPIREAT', key, expire_at) end
 end
 
 -- A record with `changes` applied, as the answer shows it.

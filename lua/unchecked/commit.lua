@@ -25,8 +25,7 @@ redis.call('XADD', KEYS[4], seq .. '-0', 'entry', entry, 'chain', chain)
 redis.call('HSET', KEYS[1], 'seq', seq, 'chain', chain)
 redis.call('HSET', KEYS[6], 'available', available, 'held', held, 'version', version, 'last_seq',
   seq,
-  'base', acct[3] + rest, 'day', 20260101, 'used_day', (acct[5] or 0) - rest, 'month', 202601,
-  'used_month', (acct[6] or 0) - rest)
+  'base', acct[3] + rest, 'used_day', (acct[5] or 0) - rest, 'used_month', (acct[6] or 0) - rest)
 redis.call('HINCRBY', KEYS[6], 'spent', take)
 redis.call('HSET', KEYS[9], 'committed', take, 'remaining', 0, 'state', 'committed', 'ended', now,
   'op:', op, 'ops', 1)

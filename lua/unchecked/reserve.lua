@@ -20,12 +20,13 @@ local entry = string.format('{"type":"reserve","account":"%s","seq":"%d","versio
   amount, amount,
   now, now + ARGV[4], version, amount, ARGV[4], available, held, version, seq, ARGV[2])
 local chain = redis.sha1hex(meta[2] .. entry)
+redis.call('ZADD', KEYS[5], 'LT', now + ARGV[4], ARGV[1])
 redis.call('XADD', KEYS[4], seq .. '-0', 'entry', entry, 'chain', chain)
 redis.call('HSET', KEYS[1], 'seq', seq, 'chain', chain)
 redis.call('HSET', KEYS[6], 'available', available, 'held', held, 'version', version, 'last_seq',
   seq,
-  'base', acct[3] - amount, 'day', 20260101, 'used_day', (acct[5] or 0) + amount, 'month', 202601,
-  'used_month', (acct[6] or 0) + amount)
+  'base', acct[3] - amount, 'used_day', (acct[5] or 0) + amount, 'used_month',
+  (acct[6] or 0) + amount)
 redis.call('HSET', KEYS[9], 'kind', 'hold', 'state', 'held', 'amount', amount, 'remaining', amount,
   'made', now,
   'deadline', now + ARGV[4], 'fp', 'abcd....efgh............', 'opened', version,

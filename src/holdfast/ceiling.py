@@ -11,12 +11,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from hashlib import sha1
-from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
 import orjson
 import uvicorn
 
+from holdfast import scripts
 from holdfast.config import Config, load
 from holdfast.http.app import build_app
 from holdfast.keys import shard_of
@@ -48,7 +48,7 @@ class Ceiling:
     async def _open(self, config: Config) -> Ledger:
         self._ledger = await open_ledger(config)
         for name in ("reserve", "commit"):
-            text = files("holdfast.lua").joinpath(f"unchecked/{name}.lua").read_text("utf-8")
+            text = scripts.template(f"unchecked/{name}")
             for node in self._ledger.shards.wire.nodes():
                 await node.call(b"SCRIPT", b"LOAD", text)
             self._names[name] = sha1(text.encode(), usedforsecurity=False).hexdigest().encode()

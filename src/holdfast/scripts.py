@@ -15,9 +15,11 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Final
 
-_INCLUDE = re.compile(r"^-- include: (lib/[a-z_]+\.lua)$", re.M)
+_INCLUDE = re.compile(r"^ *-- include: (lib/[a-z_]+\.lua)$", re.M)
 _HEADER = re.compile(r"^-- (PURPOSE|KEYS|ARGV|RETURNS|CODES|APPENDS) *(.*)$", re.M)
 _CONSTANTS = re.compile(r"^local ([A-Z][A-Z0-9_, ]*) = ([0-9.e, ]+)$", re.M)
+# A literal that goes on in the next line: Lua 5.1 would join the two anew at every call.
+_JOINED = re.compile(r"'\n *\.\. '")
 # A quoted word, which stays as it is, or a word in capitals, which may be a constant.
 _CAPITALS = re.compile(r"'[^'\n]*'|\b[A-Z][A-Z0-9_]+\b")
 _NONCE_MARK: Final = "@NONCE@"
@@ -114,7 +116,7 @@ def template(name: str, test_clock: bool = False) -> str:
     text = _INCLUDE.sub(part, _read(f"{name}.lua"))
     shebang, *rest = text.splitlines()
     kept = [ln for ln in rest if ln.strip() and not ln.startswith("--")]
-    return _write_constants("\n".join([shebang, *kept]) + "\n")
+    return _write_constants(_JOINED.sub("", "\n".join([shebang, *kept]) + "\n"))
 
 
 def _write_constants(text: str) -> str:

@@ -14,8 +14,8 @@ WITHIN = [n for n in NUMBERS if abs(n) <= 2**53]
 
 
 def texts(server: Any, function: str) -> list[str]:
-    """What `function`, after lib/number.lua, makes of each number, sent as a sum of halves."""
-    lib = files("holdfast.lua").joinpath("lib/number.lua").read_text("utf-8")
+    """What `function`, after lib/text.lua, makes of each number, sent as a sum of halves."""
+    lib = files("holdfast.lua").joinpath("lib/text.lua").read_text("utf-8")
     script = (
         f"{lib}\nlocal out = {{}}\n"
         "for i = 1, #ARGV, 2 do out[#out + 1] = " + function + "(ARGV[i] + ARGV[i + 1]) end\n"
@@ -35,6 +35,20 @@ def test_text_is_exact(valkey_server: Any) -> None:
 
 def test_what_lua_does_by_itself_is_not(valkey_server: Any) -> None:
     assert texts(valkey_server, "tostring") != [str(n) for n in WITHIN]
+
+
+def test_a_number_given_to_redis_is_written_exactly(valkey_server: Any) -> None:
+    """The scripts hand amounts to HSET as numbers."""
+    call = "redis.call('SET', KEYS[1], ARGV[1] + ARGV[2]) return redis.call('GET', KEYS[1])"
+    client = redis.Redis.from_url(valkey_server.url)
+    try:
+        pipe = client.pipeline(transaction=False)
+        for n in WITHIN:
+            pipe.eval(call, 1, "a-number", str(n // 2), str(n - n // 2))
+        assert [text.decode() for text in pipe.execute()] == [str(n) for n in WITHIN]
+        client.delete("a-number")
+    finally:
+        client.close()
 
 
 @pytest.mark.parametrize("damaged", ["nan", "inf", "1.5", "", "x"])
