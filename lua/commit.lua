@@ -72,14 +72,18 @@ if extra > 0 then
 end
 if committed + take > MAX_AMOUNT then return {AMOUNT_LIMIT} end
 local rest = final and remaining - in_hold or 0
-local used, made_day = read_used(fields, day_of(now)), day_of(made)
+local used = read_used(fields, day_of(now))
+local made_day = same_day(made, now) and used.day or day_of(made)
 local member = rec.member and read_member(rec.member, used.day)
-redis.call('ZSCORE', KEYS[7], key) -- a damaged key refuses here, before any write
+redis.call('ZCARD', KEYS[7]) -- a damaged key refuses here, before any write
 
-local taken, counted, draws = in_hold + extra, extra - rest, parse_draws(rec.draws)
-take_front(draws, in_hold)
+local taken, counted, draws = in_hold + extra, extra - rest, {}
+if rec.draws then
+  draws = parse_draws(rec.draws)
+  take_front(draws, in_hold)
+end
 book.held = book.held - in_hold - rest
-draw(book, extra, {})
+if extra > 0 then draw(book, extra, {}) end
 local lost = final and give_back(book, draws, rest, now) or 0
 add_used(used, made_day, counted)
 if member then add_used(member.used, made_day, counted) end

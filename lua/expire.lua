@@ -43,7 +43,7 @@ local function expire(rec, id)
     members[rec.member] = members[rec.member] or read_member(rec.member, used.day)
   end
   book.held = book.held - rest
-  local lost = give_back(book, parse_draws(rec.draws), rest, now)
+  local lost = give_back(book, parse_draws(rec.draws or ''), rest, now)
   count_used(book, used, rec.member and members[rec.member], made_day, -rest)
   put(changes, 'state', 'expired')
   put(changes, 'remaining', '0')
@@ -80,7 +80,7 @@ for _, g in ipairs(book.grants) do
 end
 check_book(book)
 local first_open = redis.call('ZRANGE', KEYS[7], 0, holds, 'WITHSCORES')
-redis.call('ZSCORE', KEYS[5], ARGV[1]) -- a damaged key refuses here, before any write
+redis.call('ZCARD', KEYS[5]) -- a damaged key refuses here, before any write
 
 if #book.entries > 0 then
   append_all(book)

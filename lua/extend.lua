@@ -54,8 +54,8 @@ if now >= stored(rec.deadline) then return {DUE, key} end
 
 local book, changes = open_book(fields, meta), {}
 local used, made_day = read_used(fields, day_of(now)), day_of(stored(rec.made))
-local member, draws = read_member(rec.member or '', used.day), parse_draws(rec.draws)
-redis.call('ZSCORE', KEYS[7], key) -- a damaged key refuses here, before any write
+local member, draws = read_member(rec.member or '', used.day), parse_draws(rec.draws or '')
+redis.call('ZCARD', KEYS[7]) -- a damaged key refuses here, before any write
 if add then
   local limit = denied(fields, used, member, add, stored(rec.amount) + add)
   local short = book.available + stored(fields.overdraft_limit) < add

@@ -51,11 +51,11 @@ if now >= stored(rec.deadline) then return {DUE, key} end
 local book, rest = open_book(fields, meta), stored(rec.remaining)
 local used, made_day = read_used(fields, day_of(now)), day_of(stored(rec.made))
 local member = read_member(rec.member or '', used.day)
-redis.call('ZSCORE', KEYS[7], key) -- a damaged key refuses here, before any write
+redis.call('ZCARD', KEYS[7]) -- a damaged key refuses here, before any write
 
 local changes = {}
 book.held = book.held - rest
-local lost = give_back(book, parse_draws(rec.draws), rest, now)
+local lost = give_back(book, parse_draws(rec.draws or ''), rest, now)
 count_used(book, used, member, made_day, -rest)
 put(changes, 'state', 'released')
 put(changes, 'remaining', '0')

@@ -1,7 +1,7 @@
 -- The draws of a hold that exists (lib/draw.lua), read and taken from.
 local function parse_draws(s)
   local draws = {}
-  for id, expires, priority, amount in string.gmatch(s or '', '([^@,]+)@(%d+)/(%d+)=(%d+)') do
+  for id, expires, priority, amount in string.gmatch(s, '([^@,]+)@(%d+)/(%d+)=(%d+)') do
     draws[#draws + 1] = {id = id, expires = tonumber(expires), priority = tonumber(priority),
       amount = stored(amount)}
   end

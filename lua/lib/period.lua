@@ -2,6 +2,10 @@
 -- Days to a civil date after Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms".
 local DAY_MS = 86400000
 
+local function same_day(ms, other)
+  return math.floor(ms / DAY_MS) == math.floor(other / DAY_MS)
+end
+
 local function day_of(ms)
   local floor = math.floor
   local z = floor(ms / DAY_MS) + 719468
