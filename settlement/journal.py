@@ -173,8 +173,8 @@ async def _attempt(
     conn: Connection, batches: Sequence[ShardBatch], states: Sequence[StateName], *, copy: bool
 ) -> None:
     transaction = conn.transaction()
-    await transaction.start()
     try:
+        await transaction.start()
         failpoints.hit("begin")
         numbers = [batch.number for batch in batches]
         gate = {row["account"] for row in await conn.fetch(sql("quarantine_gate"), numbers)}
@@ -190,15 +190,22 @@ async def _attempt(
         failpoints.hit("insert")
         await apply(conn, fold)
         await _move_marks(conn, batches, states)
-    except BaseException:
-        await _roll_back(transaction)
+    except BaseException as error:
+        await _roll_back(conn, transaction, error)
         raise
-    await failpoints.hit_during("commit_sent", transaction.commit())
+    try:
+        await failpoints.hit_during("commit_sent", transaction.commit())
+    except TimeoutError:
+        conn.terminate()
+        raise
     failpoints.hit("commit_ok")
 
 
-async def _roll_back(transaction: Any) -> None:
+async def _roll_back(conn: Connection, transaction: Any, error: BaseException) -> None:
     """End a transaction that failed. Where its connection is gone, the server has ended it."""
+    if isinstance(error, TimeoutError):
+        conn.terminate()  # nobody answers there: a ROLLBACK would wait as long again
+        return
     with contextlib.suppress(asyncpg.InterfaceError, asyncpg.PostgresConnectionError, OSError):
         await transaction.rollback()
 

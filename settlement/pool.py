@@ -13,8 +13,9 @@ _IDLE_IN_TRANSACTION_MS = 2000
 # Waiting longer than this for a row means that something holds it that will not let go soon; the
 # service that waits reports it and tries again.
 _LOCK_WAIT_MS = 5000
-# A statement of a settle takes milliseconds; a server that is silent for this long has gone.
-_STATEMENT_S = 10.0
+# A statement of a settle takes milliseconds, or waits for a row; a server that is silent for longer
+# than that has gone.
+_STATEMENT_S = _LOCK_WAIT_MS / 1000 + 1.0
 _CONNECT_S = 2.0
 
 

@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
-from tests.faults.proxy import HOST, FaultProxy, Rule
 
 from holdfast.durability import CHANNEL, SettledWaits
 from holdfast.embedded import Postgres, Valkey
 from holdfast.errors import Unavailable
 from holdfast.ledger import Ledger, open_ledger
 from holdfast.model import Context, Hold
+from tests.faults.proxy import HOST, FaultProxy, Rule
 from tests.stack import Stack
 from tests.vetted import PATIENCE_S, claim, keep_leases, running, settle_all, until, vet, vet_anew
 
