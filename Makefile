@@ -4,6 +4,9 @@ PYTHON ?= python3
 ARGS ?=
 PYTEST_ARGS ?=
 DATA ?= .data
+ROW ?=
+COUNT ?=
+SEED ?=
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -19,7 +22,7 @@ RUN := $(VENV)/.run-$(HERE)
 TEST := $(VENV)/.test-$(HERE)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench constraints clean clean-data
+.PHONY: help run test lint format bench faults constraints clean clean-data
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +44,9 @@ format: $(TEST) ## let ruff rewrite what it can
 
 bench: $(TEST) ## measure this machine: `holdfast bench $(ARGS)`
 	@exec $(PY) -m holdfast bench $(ARGS)
+
+faults: $(TEST) ## add runs of the fault suite to docs/fault-report.md (ROW=oom COUNT=5 SEED=7)
+	@exec $(PY) -m tests.faults --row '$(ROW)' --count '$(COUNT)' --seed '$(SEED)'
 
 constraints: ## renew constraints.txt with the newest versions that pyproject.toml allows
 	$(PYTHON) -m venv --clear $(VENV)/constraints
