@@ -183,6 +183,8 @@ async def test_14_a_lost_reply_repeated_is_one_hold(api: Driver, world: World) -
 async def test_15_shrink_to_fit(api: Driver, world: World) -> None:
     account = await world.account(api, 30)
     async with world.unchanged(account):
+        refused = await api.reserve(account, "h0", amount=5, min_amount=6)
+        assert (refused.status, refused.errors[0]["field"]) == (422, "min_amount")
         assert (await api.reserve(account, "h0", amount=100, min_amount=31)).status == 402
     hold = await api.reserve(account, "h1", amount=100, min_amount=10)
     assert (hold.amount, hold.funds) == (30, (0, 30))

@@ -76,11 +76,6 @@ def test_null_counts_as_not_sent() -> None:
     )
 
 
-def test_min_amount_is_at_most_amount() -> None:
-    assert refused(bodies.Reserve, b'{"amount": 5, "min_amount": 6}') == ["min_amount"]
-    assert parse_body(bodies.Reserve, b'{"amount": 5, "min_amount": 5}').min_amount == 5
-
-
 def test_an_extend_asks_for_something() -> None:
     assert refused(bodies.Extend, b"{}") == ["ttl_seconds"]
 

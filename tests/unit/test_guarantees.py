@@ -5,10 +5,10 @@ import re
 from functools import cache
 
 import pytest
-from tests.faults.catalogue import NAMES
 
 from settlement.incidents import KINDS
 from settlement.rebuild import UNSETTLED_MAX
+from tests.faults.catalogue import NAMES
 from tests.sources import ROOT
 
 PAGE = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")

@@ -101,6 +101,7 @@ def serve(
             lifespan="on",
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # nothing here asks where a caller is
             log_config=_server_logs(config.log_level),
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_DRAIN_S,

@@ -63,12 +63,6 @@ class Reserve(Form):
     usage: NotYet = None
     quote_id: NotYet = None
 
-    @model_validator(mode="after")
-    def _min_is_not_above_amount(self) -> Self:
-        if self.min_amount is not None and self.min_amount > self.amount:
-            raise InvalidRequest.of_field("min_amount", "must be at most amount")
-        return self
-
 
 class Commit(Form):
     """What a piece of work really cost; without an amount, all of its hold."""
