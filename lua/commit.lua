@@ -52,7 +52,7 @@ if not late and now >= stored(rec.deadline) then return {DUE, key} end
 
 -- An expired hold has nothing set aside any more: all of a late commit is extra.
 local remaining, committed = stored(rec.remaining), stored(rec.committed)
-local take = amount or (late and stored(rec.amount) - committed or remaining)
+local take = amount or (late and math.max(stored(rec.amount) - committed, 0) or remaining)
 local in_hold = math.min(take, remaining)
 local extra, uncollected = take - in_hold, 0
 local book = read_book(fields)

@@ -56,6 +56,21 @@ async def test_34_late_commits(api: Driver, world: World) -> None:
     assert (last["type"], last["late"]) == ("commit", "1")
 
 
+async def test_34_a_late_commit_of_an_overdrawn_hold_takes_nothing(
+    api: Driver, world: World
+) -> None:
+    """Given partial commits of more than the hold, If what is left is committed late without an
+    amount, I expect it to take nothing, and to give nothing back."""
+    account = await world.account(api, 100)
+    await world.freeze(account)
+    await api.reserve(account, "h1", amount=1, ttl_seconds=1)
+    await api.commit(account, "h1", "p1", amount=29, final=False)
+    await world.advance(account, 1000)
+    done = await api.commit(account, "h1")
+    assert (done.state, done.late, done.committed, done.funds) == ("committed", True, 29, (71, 0))
+    assert (await api.account(account)).spent == 29
+
+
 async def test_35_a_retry_after_the_deadline_is_the_first_result(api: Driver, world: World) -> None:
     account = await world.account(api, 100)
     await world.freeze(account)

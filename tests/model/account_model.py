@@ -192,7 +192,7 @@ class ModelAccount:
             return f"hold_{hold.state}"
         late = hold.state == "expired"
         if amount is None:
-            amount = hold.amount - hold.committed if late else hold.remaining
+            amount = max(hold.amount - hold.committed, 0) if late else hold.remaining
         in_hold = min(amount, hold.remaining)
         extra = amount - in_hold
         short = max(extra - max(self.room, 0), 0)
