@@ -84,6 +84,12 @@ class Claim:
         """Let go; children that inherited the claim keep it."""
         os.close(self.fd)
 
+    def end(self) -> None:
+        """Let go for whoever else has it too: what another thread spawns just now has everything
+        that is open here, until it has become its program."""
+        fcntl.flock(self.fd, fcntl.LOCK_UN)
+        os.close(self.fd)
+
 
 class Child:
     """A running program. `exited` resolves to its exit code as soon as it ends, and it is reaped.

@@ -97,7 +97,7 @@ class _Server(ABC):
         if self._child is not None and self._child.running:
             ended = self._child.end(self._stop_steps)
         if self._owner is not None:
-            self._owner.close()
+            self._owner.end()
             self._owner = None
         return ended
 

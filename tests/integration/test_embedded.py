@@ -99,6 +99,18 @@ def test_a_second_server_on_the_same_data_is_refused(server_dir: Path) -> None:
         Valkey.start(server_dir / "valkey")
 
 
+def test_data_is_free_at_once_while_another_thread_spawns(server_dir: Path) -> None:
+    server = Valkey.start(server_dir / "valkey")
+    assert server._owner is not None
+    # As a child has it, until it has become its program.
+    copy = os.dup(server._owner.fd)
+    try:
+        server.stop()
+        Valkey.start(server_dir / "valkey").stop()
+    finally:
+        os.close(copy)
+
+
 def test_a_start_that_fails_shows_the_log_and_frees_the_data(server_dir: Path) -> None:
     with pytest.raises(ChildError, match="Bad directive"):
         Valkey.start(server_dir / "valkey", extra_args=("--nonsense", "1"))
