@@ -26,6 +26,10 @@ _CONNECT_S = 1.0
 _STATEMENT_MS = 1800
 _COMMAND_S = 2.0
 _BLOCK_S = 2.4
+# Of which so much is spent waiting for a connection. Who has one by then has a second for what
+# takes milliseconds: connections that are cut off in the middle of it, because the time had gone by
+# in the queue, would have to be made anew, and the queue would never end.
+_WAIT_S = 1.4
 # Idle connections are closed after five minutes; what a load balancer drops in silence is older.
 _IDLE_S = 300.0
 # Closing waits this long for those who still hold a connection, then cuts them off.
@@ -81,9 +85,12 @@ class Pool:
 
         Raises StoreUnavailable as described at the top of this module.
         """
+        loop = asyncio.get_running_loop()
+        taken_at = 0.0
         try:
             async with asyncio.timeout(_BLOCK_S):
-                connection = await self._pool.acquire()
+                connection = await self._pool.acquire(timeout=_WAIT_S)
+                taken_at = loop.time()
                 try:
                     yield connection
                 except (TimeoutError, asyncio.CancelledError):
@@ -97,9 +104,12 @@ class Pool:
                 finally:
                     await self._pool.release(connection)
         except TimeoutError as error:
-            # Silence, not a slow statement (the server ends those): no other connection is better.
-            with suppress(asyncpg.InterfaceError):
-                await self._pool.expire_connections()
+            if not taken_at:
+                raise StoreUnavailable("postgres", "no connection to Postgres is free") from error
+            if loop.time() - taken_at >= _STATEMENT_MS / 1000:
+                # Silence, not a slow statement (the server ends those): none other is better.
+                with suppress(asyncpg.InterfaceError):
+                    await self._pool.expire_connections()
             raise StoreUnavailable("postgres", "Postgres does not answer") from error
         except OSError as error:
             raise StoreUnavailable("postgres", "Postgres cannot be reached") from error

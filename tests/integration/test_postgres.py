@@ -83,6 +83,24 @@ async def test_a_silent_postgres_is_store_unavailable_and_comes_back(server_dir:
             await pool.ping()
 
 
+async def test_who_waits_in_vain_for_a_connection_breaks_none(postgres_server: Postgres) -> None:
+    """Given more callers than a pool serves in time, I expect those it serves to be served by the
+    connections that there are: to make them anew would take what time there is."""
+    statement = "SELECT pg_backend_pid() AS pid, pg_sleep(0.2)"
+    async with pool_of(postgres_server.url) as pool, asyncio.timeout(PATIENCE_S):
+        async with pool.acquire() as one, pool.acquire() as two:
+            pids = {await each.fetchval("SELECT pg_backend_pid()") for each in (one, two)}
+        answers = await asyncio.gather(
+            *(pool.fetchrow(statement) for _ in range(40)), return_exceptions=True
+        )
+        served = [answer for answer in answers if not isinstance(answer, BaseException)]
+        assert served and {answer["pid"] for answer in served} == pids
+        refused = [answer for answer in answers if isinstance(answer, BaseException)]
+        assert refused and {type(each) for each in refused} == {StoreUnavailable}
+        async with pool.acquire() as one, pool.acquire() as two:
+            assert {await each.fetchval("SELECT pg_backend_pid()") for each in (one, two)} == pids
+
+
 async def test_a_slow_statement_is_ended_by_the_server(postgres_server: Postgres) -> None:
     async with pool_of(postgres_server.url) as pool:
         with pytest.raises(StoreUnavailable, match="too long"):
