@@ -1,6 +1,7 @@
-"""Points at which a test kills the worker, to see that nothing is lost or doubled.
+"""Points at which a test kills or stops the worker, to see that nothing is lost or doubled.
 
-    HOLDFAST_TEST_FAILPOINT=insert:3      SIGKILL at the third time `insert` is reached
+    HOLDFAST_TEST_FAILPOINT=insert:3        SIGKILL at the third time `insert` is reached
+    HOLDFAST_TEST_FAILPOINT=delete:1:stop   SIGSTOP; whoever asked for it sends SIGCONT some day
 
 Production never sets it; then a point costs one comparison. A process has at most one armed point.
 """
@@ -23,31 +24,51 @@ POINTS: Final = (
     "trim",  # Redis has trimmed
     "lease",  # between the proof of life and the lease
 )
+"""Of a worker that settles and lends."""
+
+VETTING_POINTS: Final = (
+    "declared",  # Postgres has the generation
+    "raised",  # Redis has it as well
+    "loaded",  # its scripts are there
+    "set_aside",  # of a shard that is rebuilt the valid entries are settled
+    "rebuilding",  # Postgres says that it is
+    "delete",  # before a call that deletes some of its keys
+    "restart",  # before a call that sets it to the journal's mark
+    "open",  # before Postgres is told that shards are open
+)
+"""Of a vetter that rebuilds, in order."""
+
+_ACTIONS: Final = {"": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 _armed: str | None = None
 _hits_left = 0
+_signal = signal.SIGKILL
 
 
 def arm(setting: str | None) -> None:
-    """Arm `<point>:<n>` (n from 1), or nothing. Raises ValueError for anything else."""
-    global _armed, _hits_left  # noqa: PLW0603 - one switch for the process, set at its start
+    """Arm `<point>:<n>` or `<point>:<n>:stop` (n from 1), or nothing. Raises ValueError for
+    anything else."""
+    global _armed, _hits_left, _signal  # noqa: PLW0603 - one switch for the process, set at its start
     if setting is None:
         _armed = None
         return
-    point, _, count = setting.partition(":")
-    if point not in POINTS or not count.isdigit() or int(count) < 1:
-        raise ValueError(f"test_failpoint is <point>:<n> with a point of {', '.join(POINTS)}")
-    _armed, _hits_left = point, int(count)
+    point, _, rest = setting.partition(":")
+    count, _, action = rest.partition(":")
+    known = point in POINTS + VETTING_POINTS and action in _ACTIONS
+    if not known or not count.isdigit() or int(count) < 1:
+        points = ", ".join(POINTS + VETTING_POINTS)
+        raise ValueError(f"test_failpoint is <point>:<n> or <point>:<n>:stop, of {points}")
+    _armed, _hits_left, _signal = point, int(count), _ACTIONS[action]
 
 
 def hit(point: str) -> None:
-    """A point was reached: the process ends here, now, if it is the armed one's turn."""
+    """A point was reached: if it is the armed one's turn, the process ends here, or stops."""
     global _hits_left  # noqa: PLW0603
     if point != _armed:
         return
     _hits_left -= 1
     if _hits_left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), _signal)
 
 
 async def hit_during(point: str, work: Awaitable[None]) -> None:

@@ -23,7 +23,7 @@ from holdfast.codes import Code
 from holdfast.shards import Argument
 from holdfast.telemetry import log
 from holdfast.wire import Node, ServerError
-from settlement import incidents
+from settlement import failpoints, incidents
 from settlement.failures import POSTGRES_FAILURES
 from settlement.queries import Connection, Pool, sql
 from settlement.redis_settings import Boot, NodeReport
@@ -55,6 +55,8 @@ class Declared:
     proof_ms: int = 0
     remnant: int | None = None
     """The mark of the rebuild whose remnant this is; None: it is whole."""
+    ahead: bool = False
+    """Whether the clock of its Redis was ahead since it was built."""
     journaled: int = 0
     """Up to this entry the journal had it when it was last read or settled: a shard that opens
     with less has lost it in between."""
@@ -71,6 +73,7 @@ class Declared:
             deleting=self.state == "rebuilding",
             forced=forced,
             remnant=self.remnant,
+            ahead=self.ahead,
         )
 
 
@@ -132,6 +135,7 @@ class Generation:
             declared = await conn.fetch(
                 sql("generation_declare"), locked, max(metas, default=0), self.nonce, reason[:500]
             )
+        failpoints.hit("declared")
         self.shards = {row["id"]: _declared(row, found[row["id"]]) for row in rows}
         self.number = max((row["generation"] for row in declared), default=0)
         if locked:
@@ -162,6 +166,11 @@ class Generation:
         await asyncio.gather(
             *(self._raise(declared, n in forced) for n, declared in self.shards.items())
         )
+        # A process has one clock: what it did to one shard it may have done to each.
+        ahead = any(declared.ahead for declared in self.shards.values())
+        for declared in self.shards.values():
+            declared.ahead = ahead
+        failpoints.hit("raised")
 
     async def _raise(self, declared: Declared, forced: bool) -> None:
         shards, number = self.state.shards, declared.number
@@ -178,10 +187,11 @@ class Generation:
             code, rest = await shards.raise_generation(*call)
         if code is not Code.OK:
             raise Superseded(f"shard {number}: Redis has a newer generation ({rest})")
-        seq, settled, chain, _last_evict_seq, proof_ms, remnant = rest
+        seq, settled, chain, _last_evict_seq, proof_ms, remnant, ahead = rest
         declared.redis_seq, declared.redis_settled = seq, settled
         declared.redis_chain, declared.proof_ms = chain.decode(), proof_ms
         declared.remnant = remnant if remnant >= 0 else None
+        declared.ahead = bool(ahead)
 
     async def load_scripts(self) -> None:
         """Load every script of this generation. It never had a lease, so nothing runs yet."""
@@ -192,6 +202,7 @@ class Generation:
                 for name in scripts.LOADED
             )
         )
+        failpoints.hit("loaded")
 
     async def judge(self, forced: Collection[int] = ()) -> dict[int, Verdict]:
         """Compare every shard with the journal; those whose keys cannot be read are not in it."""
@@ -259,6 +270,7 @@ class Generation:
             await asyncio.sleep(max(pause_s, 0.0))
         boot = (self.boot.run_id, self.boot.replid)
         marks = [self.shards[n].journaled for n in wanted]
+        failpoints.hit("open")
         async with self.state.pool.acquire() as conn:
             opened = await conn.fetch(sql("generation_open"), wanted, self.nonce, *boot, marks)
         if len(opened) < len(wanted):

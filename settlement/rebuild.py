@@ -20,7 +20,7 @@ from typing import Any
 from holdfast.keys import is_id
 from holdfast.telemetry import log
 from holdfast.wire import ServerError
-from settlement import incidents
+from settlement import failpoints, incidents
 from settlement.generation import Declared, Generation
 from settlement.journal import ShardBatch, settle
 from settlement.queries import sql
@@ -90,6 +90,7 @@ async def rebuild(
     for number, verdict in verdicts.items():
         mark = await set_aside(generation, number, verdict, seen.get(number, 0), asked_by)
         marks[number] = mark.seq
+        failpoints.hit("rebuilding")
     await empty(generation, marks)
     for number, verdict in verdicts.items():
         await restart(generation, number)
@@ -106,6 +107,7 @@ async def set_aside(
     """
     declared = generation.shards[number]
     mark = await settle_prefix(generation, declared, verdict.tail.valid.seq)
+    failpoints.hit("set_aside")
     loss = Loss(mark, seen)
     async for part in _beyond(generation, number, mark):
         await _keep(generation, number, part, verdict.reason, loss)
@@ -182,15 +184,22 @@ async def _forked(generation: Generation, number: int, mark: Mark) -> AsyncItera
 async def _range(
     generation: Generation, number: int, command: bytes, first: bytes, last: bytes
 ) -> list[Any]:
-    keys = generation.state.shards.keys[number]
+    """A page of a stream as this generation found it. Raises Superseded, wire.WireError.
+
+    Another vetter may have rebuilt the shard meanwhile: what it serves now was never lost.
+    """
+    keys, wire = generation.state.shards.keys[number], generation.state.shards.wire
     try:
-        found: list[Any] = await generation.state.shards.wire.call(
+        found: list[Any] = await wire.call(
             keys.slot, command, keys.stream, first, last, b"COUNT", _PAGE
         )
     except ServerError as error:
-        if error.code == "WRONGTYPE":
-            return []  # no stream: there is nothing to keep
-        raise
+        if error.code != "WRONGTYPE":
+            raise
+        found = []  # no stream: there is nothing to keep
+    # Behind it, because nothing but a newer generation changes the stream of one that never served.
+    if await wire.call(keys.slot, b"HGET", keys.meta, b"nonce") != generation.nonce.encode():
+        raise Superseded(f"shard {number}: Redis has another generation")
     return found
 
 
@@ -311,6 +320,7 @@ async def delete_keys(generation: Generation, number: int, keys: list[bytes], ma
 
     Raises Superseded if it serves, or another generation has it.
     """
+    failpoints.hit("delete")
     await generation.run(number, "delete", [*_kept(generation, number), *keys], [mark])
 
 
@@ -332,6 +342,7 @@ async def restart(generation: Generation, number: int) -> None:
             pairs = [value for row in rows for value in (row["account"], row["due_ms"])]
             last = len(rows) < _DUE_PAGE
             arguments = [at["mark"], at["chain"], int(last), *pairs]
+            failpoints.hit("restart")
             await generation.run(number, "restart", keys, arguments)
             if last:
                 return

@@ -91,9 +91,14 @@ class WorkerState:
 
         `force`: what Postgres says counts even where its mark is behind this worker's own; for
         when an outcome is unknown or a settle was fenced.
+
+        A shard that another worker claims is not ours, whatever this worker was told last: it was
+        stopped for longer than its claims live.
         """
         wanted = None if numbers is None else list(numbers)
         async with self.pool.acquire() as conn:
             for row in await conn.fetch(sql("shard_rows"), wanted):
                 if row["id"] < len(self.rows):
-                    self.rows[row["id"]].adopt(row, force=force)
+                    known = self.rows[row["id"]]
+                    known.adopt(row, force=force)
+                    known.claimed = known.claimed and row["claimed_by"] in ("", self.worker_id)

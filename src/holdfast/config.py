@@ -65,7 +65,8 @@ class Config(BaseSettings):
     )
     test_failpoint: str | None = Field(
         default=None,
-        description="<point>:<n> at which a worker kills itself; never in production",
+        description="<point>:<n>: a worker kills itself there; <point>:<n>:stop: it stops there;"
+        " never in production",
     )
 
 

@@ -14,7 +14,7 @@ from settlement.generation import Declared, Generation, vetter
 from settlement.queries import sql
 from settlement.readiness import Refused as NodeRefused
 from settlement.readiness import make_ready
-from settlement.rebuild import delete_keys, restart, settle_prefix
+from settlement.rebuild import delete_keys, restart, set_aside, settle_prefix
 from settlement.suspicion import look
 from settlement.verdict import Fate, Mark, Superseded
 from settlement.vetting import Seen, Vetting
@@ -250,6 +250,30 @@ async def test_vetter_that_was_overtaken_is_refused_at_every_step(stack: Stack) 
     assert await dump(stack, b"lease:new", b"lease:finish") == before
     assert (await shard(stack, number))["state"] == "open"
     await stack.reserve("acme", "h1", 40)
+
+
+async def test_vetter_that_was_overtaken_takes_nothing_for_lost(stack: Stack) -> None:
+    """Given a vetter that was stopped when it had decided to rebuild a shard, If another one has
+    opened it meanwhile, I expect nothing of what it serves to be put into quarantine."""
+    await vet(stack)
+    await stack.renew_leases()
+    await stack.open("acme", grant=100)
+    await settle_all(stack)
+    number = stack.shards.number_of("acme")
+    late = await generation_of(stack)
+    await late.declare(range(4), "stopped half way")
+    await late.raise_metas()
+    await late.load_scripts()
+    verdicts = await late.judge(forced={number})
+    await vet(stack, Vetting(other_worker(stack)))
+    await stack.state.refresh()
+    await stack.renew_leases()
+    await stack.reserve("acme", "h1", 40)
+
+    with pytest.raises(Superseded):
+        await set_aside(late, number, verdicts[number])
+
+    assert await stack.rows("quarantine") == []
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 3])

@@ -349,8 +349,32 @@ async def test_the_claims_of_a_worker_that_died_are_taken_over(
         await alive.round()
         assert claimed(alive.state) == [0, 1, 2, 3]
         await dead.round()
-        await dead.round()
         assert claimed(dead.state) == []
+
+
+async def test_a_worker_that_was_stopped_settles_nothing_of_what_another_one_claims(
+    stack: Stack,
+) -> None:
+    """Given a worker that was stopped until another one had its shards, and settled some more, I
+    expect it to be refused once, and then to leave them alone."""
+    stopped, heir = (other_worker(stack, name) for name in ("stopped", "heir"))
+    await spend(stack)
+    await Claims(stopped).round()
+    loop = SettleLoop(stopped)
+    await loop.round()
+    await stack.pool.execute(
+        "UPDATE shard SET claimed_until = claimed_until - interval '1 minute'; DELETE FROM worker"
+    )
+    await Claims(heir).round()
+    await spend_more(stack)
+    settled, _ = await SettleLoop(heir).round()
+    await spend_more(stack)
+
+    assert [await loop.round() for _ in range(3)] == [NOTHING] * 3
+    assert settled > 0
+    assert claimed(stopped) == []
+    assert await SettleLoop(heir).round() == (settled, False)
+    await assert_settled_once(stack)
 
 
 # --- The whole process
