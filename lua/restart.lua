@@ -26,5 +26,5 @@ for i = 4, #ARGV, 2 do redis.call('ZADD', KEYS[5], ARGV[i + 1], ARGV[i]) end
 redis.call('HSET', KEYS[1], 'seq', text(mark), 'settled', text(mark), 'last_evict_seq', text(mark),
   'chain', ARGV[2])
 -- Whole again with the last part only.
-if ARGV[3] == '1' then redis.call('HDEL', KEYS[1], 'remnant') end
+if ARGV[3] == '1' then redis.call('HDEL', KEYS[1], 'remnant', 'ahead_ms') end
 return {OK, (#ARGV - 3) / 2}

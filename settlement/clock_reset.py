@@ -13,7 +13,8 @@ Rules
 - The incident is written first: a reset that nobody can find out about does not happen.
 - The script changes only what is behind, in the generation that this row names, while its Redis
   tells the time that was compared. It ends both leases: those of before were lent ahead of time.
-  Nothing opens by it; the next proof of life of a worker does that.
+  Nothing opens by it: by the wrong time Redis has ended records early, so that a worker rebuilds
+  the shard from the journal first.
 
 Failures. A shard that was vetted anew meanwhile, or a clock that moved again, raises NotReset. What
 was reset stays so; running it again does the rest.
@@ -21,6 +22,7 @@ was reset stays so; running it again does the rest.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -124,10 +126,16 @@ async def reset_clocks(
             recorded_ms={str(each.number): each.recorded_ms for each in ahead},
             now_ms=ahead[0].now_ms,
         )
-    for each in ahead:
+
+    async def one(each: Ahead) -> Code:
         keys = state.shards.keys[each.number].of_shard()[:3]
         nonce = state.rows[each.number].nonce
         code, _ = await state.shards.run(each.number, "clock_reset", nonce, keys, [each.now_ms])
+        return code
+
+    # All at once: a worker that finds the first of them vets the whole node.
+    codes = await asyncio.gather(*map(one, ahead))
+    for each, code in zip(ahead, codes, strict=True):
         if code is not Code.OK:
             raise NotReset(
                 f"shard {each.number} was vetted anew, or its clock moved ({code.name}): look again"

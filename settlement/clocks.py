@@ -3,23 +3,35 @@
 A reading is a time that was told somewhere between two moments; so two clocks can be told apart
 only as far as those moments leave no doubt. A clock that is certainly off closes its shards, and is
 one incident until it agrees again.
+
+A clock that was ahead has done harm when it is right again: Redis ended by it the records of what
+is over, and takes a key that it no longer knows for a new one. So each of its shards is told
+(`meta.ahead_ms`), and is rebuilt before it serves again, whoever finds it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from holdfast.telemetry import Sampler
-from holdfast.wire import Node
+from holdfast.wire import Node, ServerError, WireError
 from settlement import incidents
 from settlement.failures import POSTGRES_FAILURES
+from settlement.queries import sql
 from settlement.state import WorkerState
 
 SLACK_MS = 1000
 # An incident that cannot be written so fast is written by a later round: leases do not wait for it.
 _TELL_S = 0.4
+# A `meta` that no script can read: vetting finds that, and stops the shard.
+_DAMAGE = frozenset({"WRONGTYPE", "ERR"})
+
+
+class ClockAhead(Exception):
+    """A node is not to be vetted before its clock is right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +79,16 @@ class Clocks:
         """Shards whose clock was off when it was last compared."""
         self._behind: set[int] = set()
         """Shards that have recorded a later time than their Redis tells now."""
+        self._ahead: dict[int, int] = {}
+        """Shards whose clock was ahead, at this time in ms, and that were not told so yet."""
         self._told: dict[str, bool] = {}
         """Subjects (nodes, shards) whose incident is as it should be: open, or closed."""
         self._logs = Sampler(5.0)
 
     def sane(self, number: int) -> bool:
         """False where time cannot be trusted: no lease, no sweep."""
-        return number not in self._off and number not in self._behind
+        off = self._off | self._behind | self._ahead.keys()
+        return number not in off
 
     def answered(self, number: int, *, behind: bool) -> None:
         """What the lease script said: is its TIME behind the one that the shard has recorded?"""
@@ -97,6 +112,7 @@ class Clocks:
         `postgres`: the clock is Postgres's, which is there then to be told of an incident.
         """
         sane: set[int] = set()
+        ahead: dict[int, int] = {}
         wrong: dict[str, str] = {}
         for node, reading in readings.items():
             off = {
@@ -105,6 +121,11 @@ class Clocks:
                 if abs(skew := self._skew_ms(number, reading, clock_ms, clock)) > SLACK_MS
             }
             self._off = (self._off - set(reading.numbers)) | off.keys()
+            ahead |= {
+                number: reading.taken_ms + reading.offsets.get(number, 0)
+                for number, skew in off.items()
+                if skew > 0
+            }
             sane |= set(reading.numbers) - off.keys()
             wrong[f"redis {node.address}"] = self._summary(node, off, postgres) if off else ""
             for number in reading.numbers:
@@ -114,8 +135,54 @@ class Clocks:
                     if number in self._behind
                     else ""
                 )
-        await self._tell(wrong, postgres)
-        return sane
+        await asyncio.gather(self.note_ahead(ahead), self._tell(wrong, postgres))
+        return sane - self._ahead.keys()
+
+    async def assert_not_ahead(self, node: Node, numbers: Iterable[int]) -> None:
+        """Compare a node that is to be vetted with Postgres, for some of its shards.
+
+        Raises ClockAhead where it is ahead for certain, which its shards are told, and which is an
+        incident that the first lease closes; and where they could not be told that it was. Raises
+        wire.WireError, and what asyncpg raises.
+        """
+        numbers = list(numbers)
+        began = time.monotonic()
+        seconds, micros = await node.call("TIME")
+        span = Span(began, time.monotonic())
+        taken_ms = int(seconds) * 1000 + int(micros) // 1000
+        offsets = await self.offsets(node, numbers, taken_ms)
+        reading = Reading(taken_ms, span, roomy=True, numbers=tuple(numbers), offsets=offsets)
+        async with self._state.pool.acquire() as conn:
+            began = time.monotonic()
+            clock_ms: int = await conn.fetchval(sql("clock_now"))
+            clock = Span(began, time.monotonic())
+            skews = {n: self._skew_ms(n, reading, clock_ms, clock) for n in numbers}
+            ahead = {number: skew for number, skew in skews.items() if skew > SLACK_MS}
+            await self.note_ahead({n: taken_ms + offsets.get(n, 0) for n in ahead})
+            if ahead:
+                summary = self._summary(node, ahead, postgres=True)
+                await incidents.begin(conn, "clock", summary, subject=f"redis {node.address}")
+                raise ClockAhead(summary)
+        if untold := self._ahead.keys() & set(numbers):
+            raise ClockAhead(f"shards {sorted(untold)} cannot be told that their clock was ahead")
+
+    async def note_ahead(self, found: Mapping[int, int] | None = None) -> None:
+        """Tell the shards whose clock was `found` ahead, at a time in ms, and those that could not
+        be told before."""
+        self._ahead |= found or {}
+
+        async def one(number: int, told_ms: int) -> None:
+            try:
+                async with asyncio.timeout(_TELL_S):
+                    await self._state.shards.note_ahead(number, told_ms)
+            except ServerError as error:
+                if error.code not in _DAMAGE:
+                    return
+            except (WireError, TimeoutError):
+                return  # no lease and no vetting before it is told
+            self._ahead.pop(number, None)
+
+        await asyncio.gather(*(one(*each) for each in self._ahead.items()))
 
     @staticmethod
     def _skew_ms(number: int, reading: Reading, clock_ms: int, clock: Span) -> float:
@@ -127,7 +194,8 @@ class Clocks:
         worst = max(off.values(), key=abs)
         whose = "Postgres's" if postgres else "this worker's"
         where = "ahead of" if worst > 0 else "behind"
-        return f"the clock of redis {node.address} is {abs(worst):.0f} ms {where} {whose}"
+        then = "; its shards are rebuilt once it is right" if worst > 0 else ""
+        return f"the clock of redis {node.address} is {abs(worst):.0f} ms {where} {whose}{then}"
 
     async def _tell(self, wrong: Mapping[str, str], postgres: bool) -> None:
         """Log what changed, and open or close its incident where Postgres can take it."""

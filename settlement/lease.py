@@ -19,12 +19,15 @@ Rules
   was begun with. Meanwhile Postgres counts as away.
 - A clock more than 1 s off closes the shards of its node (no lease, no sweep) and is one incident,
   until it agrees again. While Postgres is away, this worker's own clock stands in for it.
+- Shards whose clock was ahead are told so, and refuse leases (STALE) until they have been rebuilt.
+  The lease script itself refuses where Redis has ended the last lease before its time: the clock
+  was ahead between two rounds.
 - More than B1 unsettled entries stop new spending in the scripts themselves, which know the count
   and name the reason; the lease stays.
 
 Failures. A node that hangs is left out after 200 ms, and holds up nobody else's shards. NOSCRIPT,
-FENCED and another boot (BUSY) are doubts: vetting looks. Any other refusal of Redis ends that
-shard's turn; its lease runs out unless a later round renews it.
+FENCED, another boot (BUSY) and a clock that was ahead (STALE) are doubts: vetting looks. Any other
+refusal of Redis ends that shard's turn; its lease runs out unless a later round renews it.
 """
 
 from __future__ import annotations
@@ -59,6 +62,9 @@ _PROOF_LAST_S = 2.0
 FULL = 0.7
 """The share of maxmemory above which nothing new is taken on. The rest is for what finishes: the
 entries of B2 a shard, and what comes before the last lease has ended, 2.5 s of the load at most."""
+
+
+_DOUBTS = {Code.BUSY: "another boot", Code.STALE: "its clock was ahead"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +151,7 @@ class Leases:
         rows = self.state.claimed("open")
         nodes = self._by_node(rows)
         readings = await self._read_nodes(nodes)
+        await self.clocks.note_ahead()  # what could not be told when it was found
         if not readings and self._proof is None:
             return  # nothing is claimed, or no node answers
         proof = self._proof = self._proof or self._begin_proof(readings)
@@ -310,7 +317,7 @@ class Leases:
         elif code is Code.CLOCK:
             self.clocks.answered(number, behind=True)
         else:
-            self._doubt(row, nonce, "another boot" if code is Code.BUSY else code.name)
+            self._doubt(row, nonce, _DOUBTS.get(code, code.name))
 
     def _doubt(self, row: ShardRow, nonce: str, reason: str) -> None:
         if row.nonce == nonce and row.state == "open":

@@ -59,6 +59,8 @@ class NodeReport:
     promise: Promise
     appends: bool
     """Whether it writes an append-only file."""
+    started_ahead: bool
+    """Whether it tells an earlier time than when it started: if it is right now, it was ahead."""
     findings: tuple[Finding, ...]
 
     @property
@@ -104,6 +106,8 @@ async def inspect(node: Node, durability: Durability, vouched: bool) -> NodeRepo
         version=_version(info),
         promise="memory" if config is None or _unsynced(config) else "local",
         appends=info.get("aof_enabled") == "1",
+        # It counts by the clock on the wall; a second may be the rounding.
+        started_ahead=int(info.get("uptime_in_seconds", "0")) < -1,
         findings=tuple(findings),
     )
 

@@ -13,7 +13,7 @@ from holdfast import scripts
 from holdfast.wire import Node, RedisUnavailable, ServerError, WireError
 from settlement.redis_settings import Boot, boot_of, read_info
 from settlement.state import ShardRow, WorkerState
-from settlement.verdict import Mark, Superseded, read_tail
+from settlement.verdict import AHEAD, Mark, Superseded, read_tail
 
 # A node that answers nothing for so long is left out of this look.
 _ANSWER_S = 0.5
@@ -46,6 +46,8 @@ class _Probe:
     settled: int
     loaded: bool
     """Whether the scripts of the generation this worker knows are there."""
+    ahead: bool = False
+    """Whether the clock of its Redis was ahead."""
 
 
 async def look(state: WorkerState, doubts: Mapping[int, str]) -> list[Suspects]:
@@ -112,7 +114,7 @@ async def _probe(state: WorkerState, number: int) -> _Probe | None:
         async with asyncio.timeout(_ANSWER_S):
             node = state.shards.node_of(number)
             meta, loaded = await asyncio.gather(
-                node.call("HMGET", keys.meta, "nonce", "settled"),
+                node.call("HMGET", keys.meta, "nonce", "settled", "ahead_ms"),
                 node.call("SCRIPT", "EXISTS", name),
             )
     except ServerError as error:
@@ -125,6 +127,7 @@ async def _probe(state: WorkerState, number: int) -> _Probe | None:
         nonce=found.decode(errors="replace"),
         settled=int(settled) if settled.isdigit() else 0,
         loaded=bool(loaded[0]),
+        ahead=meta[2] is not None,
     )
 
 
@@ -141,6 +144,8 @@ async def _true_doubt(state: WorkerState, row: ShardRow, probe: _Probe) -> str:
         return "Redis has forgotten its scripts"
     if probe.settled > row.mark:
         return "Redis has settled more than the journal holds"
+    if probe.ahead:
+        return AHEAD
     try:
         mark = Mark(row.mark, row.chain)
         tail = await read_tail(state.shards, row.number, row.nonce, mark)

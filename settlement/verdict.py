@@ -1,7 +1,8 @@
 """What is to become of a shard that is being vetted: compares, and changes nothing.
 
 adopt    every entry behind the mark is there and links to the journal: the settle takes them
-rebuild  it does not, or an operator says so, or an earlier vetter had begun to delete
+rebuild  it does not, or an operator says so, or an earlier vetter had begun to delete, or the clock
+         of this Redis was ahead
 stop     Redis has settled more than the journal holds, or was being rebuilt from more, and its
          stream does not reach back: the journal went back, and nothing may be rebuilt from it
 """
@@ -18,6 +19,10 @@ from settlement.reader import verify
 # Entries a page: about half a megabyte, and 2 ms of Redis's time. What stands behind the mark is at
 # most B2 (80,000) entries, or the retention's where Postgres went back.
 _PAGE = 500
+
+
+AHEAD = "the clock of this Redis was ahead, so that records may have ended early"
+"""Why a shard is rebuilt that lacks nothing else."""
 
 
 class Superseded(Exception):
@@ -72,6 +77,8 @@ class Evidence:
     remnant: int | None = None
     """The journal's mark when keys were deleted for a rebuild that has not ended; None: all are
     there. Redis's own note, in every copy that lacks keys, whatever Postgres remembers."""
+    ahead: bool = False
+    """The clock of this Redis was ahead: records of what is over may have ended early."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,4 +150,6 @@ def judge(evidence: Evidence, tail: Tail) -> Verdict:
         return verdict(Fate.REBUILD, "an earlier rebuild had not ended")
     if fault:
         return verdict(Fate.REBUILD, fault)
+    if evidence.ahead:
+        return verdict(Fate.REBUILD, AHEAD)
     return verdict(Fate.ADOPT, "")

@@ -9,13 +9,15 @@ States of a shard (column `state`):
 
 A round looks at every primary that answers and at every row. A shard is suspect where Redis runs as
 another boot than the row's, where a vetting did not end, or where a service doubts it (NOSCRIPT,
-another nonce, a stream that does not link) and the doubt proves true. What is only not this
-worker's latest news is joined by reading the row again: nobody starts a generation because somebody
-else did.
+another nonce, a stream that does not link, a clock that was ahead) and the doubt proves true. What
+is only not this worker's latest news is joined by reading the row again: nobody starts a generation
+because somebody else did.
 
 Rules
 - Settings first, and on another boot `BGREWRITEAOF` to success, both before anything closes: a torn
   tail of the append-only file must not be there at the next restart.
+- No vetting while the clock of the node is ahead: what ends early meanwhile would be missed. Once
+  it is right all shards of the node are rebuilt, as `meta.ahead_ms` says of any of them.
 - One vetter at a time. Once elected it looks again, for the one before may have done it.
 - A node that does not answer closes nobody else: its shards wait, the others are vetted.
 
@@ -36,6 +38,7 @@ from dataclasses import dataclass
 from holdfast.telemetry import Sampler
 from holdfast.wire import Node, WireError
 from settlement import incidents
+from settlement.clocks import ClockAhead, Clocks
 from settlement.failures import POSTGRES_FAILURES, described
 from settlement.generation import Generation, vetter
 from settlement.readiness import Refused, make_ready
@@ -53,8 +56,9 @@ _REFUSED_PAUSE_S = 1.0
 # An operator's rebuild waits for the vetting that goes on, which may be a rebuild itself.
 _ELECTION_S = 60.0
 
-FAILURES = (WireError, *POSTGRES_FAILURES, Superseded, NotEmptied)
-"""What ends an attempt, to be started over: a store is away, another vetter, a stray writer."""
+FAILURES = (WireError, *POSTGRES_FAILURES, Superseded, NotEmptied, ClockAhead)
+"""What ends an attempt, to be started over: a store is away, another vetter, a stray writer,
+a clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,7 @@ class Vetting:
         """`seen` is what the leases of this worker answered; it tells how much a Redis lost."""
         self.state = state
         self._seen = {} if seen is None else seen
+        self._clocks = Clocks(state)
         self._preparing: dict[str, asyncio.Task[None]] = {}
         self._ready: dict[str, _Ready] = {}
         self._refused_until: dict[str, float] = {}
@@ -159,6 +164,7 @@ class Vetting:
         node = suspects.node
         address = str(node.address)
         try:
+            await self._clocks.assert_not_ahead(node, self._shards_of(node))
             report = await make_ready(self.state, node, moved=suspects.moved)
             self._ready[address] = _Ready(report, suspects.moved)
         except (Refused, *FAILURES) as error:
@@ -181,6 +187,9 @@ class Vetting:
         generation = Generation(self.state, suspects.node, ready.report)
         # All shards of the node: what was found of one is true of the process.
         numbers = self._shards_of(suspects.node)
+        if suspects.moved and ready.report.started_ahead:
+            await self._clocks.note_ahead(dict.fromkeys(numbers, int(time.time() * 1000)))
+        await self._clocks.assert_not_ahead(suspects.node, numbers)
         try:
             reason = suspects.reason
             await self.vet(generation, numbers, reason, forced=forced, asked_by=asked_by)

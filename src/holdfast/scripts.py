@@ -55,10 +55,11 @@ UPKEEP: Final = (
     "delete",
     "restart",
 )
-# Loaded into every vetted Redis. `raise` is not among them: it is sent as text, for it is what
-# makes a nonce valid, and the only script without one.
+# Loaded into every vetted Redis. Two are not among them and are sent as text, for they have no
+# nonce: `raise` makes one valid, and `ahead` closes a shard whatever its generation.
 LOADED: Final = TRANSITIONS + READS + UPKEEP
 RAISE: Final = "raise"
+AHEAD: Final = "ahead"
 
 
 @dataclass(frozen=True)

@@ -56,13 +56,22 @@ class Shards:
     ) -> tuple[Code, list[Any]]:
         """Raise `meta` of a shard to a newer generation: sent as text, for it has no nonce.
 
-        OK is followed by seq, settled, chain, last_evict_seq, proof_ms, and the mark of the rebuild
-        that had not ended (-1: none); FENCED by the generation that is newer than this one.
+        OK is followed by seq, settled, chain, last_evict_seq, proof_ms, the mark of the rebuild
+        that had not ended (-1: none), and whether its clock was ahead (0/1); FENCED by the
+        generation that is newer than this one.
         """
-        shard = self.keys[number]
-        text = scripts.template(scripts.RAISE, self.test_clock)
+        return await self._send_text(number, scripts.RAISE, generation, nonce, durability)
+
+    async def note_ahead(self, number: int, told_ms: int) -> None:
+        """Note in `meta` that the clock of this Redis was ahead, at `told_ms` since 1970.
+
+        It ends the leases; no other is lent until the shard has been rebuilt. Raises as `run`.
+        """
+        await self._send_text(number, scripts.AHEAD, told_ms)
+
+    async def _send_text(self, number: int, name: str, *args: Argument) -> tuple[Code, list[Any]]:
+        """A script that has no nonce, on `meta` and the leases of a shard."""
+        shard, text = self.keys[number], scripts.template(name, self.test_clock)
         keys = (shard.meta, shard.lease_new, shard.lease_finish)
-        reply = await self.wire.call(
-            shard.slot, b"EVAL", text, len(keys), *keys, generation, nonce, durability
-        )
+        reply = await self.wire.call(shard.slot, b"EVAL", text, len(keys), *keys, *args)
         return Code(reply[0]), reply[1:]

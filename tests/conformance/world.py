@@ -22,7 +22,10 @@ from tests.conformance.drivers import Driver
 from tests.stack import Stack
 
 # What leases and the settlement move on their own, whoever calls.
-_UPKEEP_FIELDS = {"clock_ms", "proof_ms", "settled", "test_now_ms", "test_offset_ms"}
+_UPKEEP_FIELDS = {
+    *("clock_ms", "lent_ms", "proof_ms", "settled"),
+    *("test_now_ms", "test_offset_ms"),
+}
 _LUA_COMMAND = re.compile(r'\[\d+ lua\] "(\w+)" "([^"]*)"')
 
 

@@ -54,6 +54,8 @@ async def leased(stack: Stack, which: str, number: int = 0) -> bool:
 async def forget_leases(stack: Stack) -> None:
     for keys in stack.shards.keys:
         await stack.command("DEL", keys.lease_new, keys.lease_finish)
+        # When it would have ended, or the next round takes it for a clock that was ahead.
+        await stack.command("HDEL", keys.meta, "lent_ms")
 
 
 @contextmanager
@@ -201,7 +203,9 @@ async def test_clock_that_is_off_closes_its_shard_until_it_agrees(
     await leases.round()
 
     assert leases.sane(1)
-    assert await leased(stack, "new", 1)
+    # What was ahead has ended records early: it is rebuilt first (test_clock_ahead.py).
+    assert stack.state.doubts == ({1: "its clock was ahead"} if offset_ms > 0 else {})
+    assert await leased(stack, "new", 1) is (offset_ms < 0)
     assert (await incidents(stack, "clock"))[0]["closed_by"] == "worker"
 
 

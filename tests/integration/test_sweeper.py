@@ -12,6 +12,7 @@ from holdfast.errors import StoreUnavailable
 from holdfast.gate import Gate
 from holdfast.postgres import open_pool
 from settlement.lease import Leases
+from settlement.state import ShardRow
 from settlement.sweeper import Sweeper
 from tests.stack import WINDOW_MS, Stack
 from tests.vetted import claim, keep_leases, running, settle_all, vet
@@ -244,6 +245,31 @@ async def test_two_sweepers_end_a_hold_once(stack: Stack) -> None:
     assert await entries(stack, "acme", "expire") == 250
 
 
+async def test_account_whose_callers_were_quicker_is_not_put_off(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a hold that somebody else ends between the look and the call, I expect the next one to
+    be ended when it is due."""
+    await stack.open("acme", grant=100)
+    await stack.reserve("acme", "h1", 10, ttl_ms=TTL_MS)
+    await stack.reserve("acme", "h2", 10, ttl_ms=2 * TTL_MS)
+    sweeper = sweeper_of(stack)
+    expire = sweeper._expire
+
+    async def too_late(row: ShardRow, account: str, holds: list[str]) -> int:
+        await sweeper_of(stack).round()
+        return await expire(row, account, holds)
+
+    await advance(stack, TTL_MS)
+    with monkeypatch.context() as patch:
+        patch.setattr(sweeper, "_expire", too_late)
+        assert await sweeper.round() == 0
+    assert await entries(stack, "acme", "expire") == 1
+
+    await advance(stack, TTL_MS)
+    assert await sweeper.round() == 1
+
+
 async def test_nothing_is_swept_by_a_clock_that_is_off(stack: Stack) -> None:
     await stack.open("acme", grant=100)
     await stack.reserve("acme", "h1", 10, ttl_ms=TTL_MS)
@@ -264,6 +290,7 @@ async def test_nothing_is_swept_without_a_lease(still: Stack) -> None:
     await advance(still, TTL_MS)
     for keys in still.shards.keys:
         await still.command("DEL", keys.lease_new, keys.lease_finish)
+        await still.command("HDEL", keys.meta, "lent_ms")  # it has ended: no clock was ahead
     sweeper = sweeper_of(still)
 
     assert await sweeper.round() == 0

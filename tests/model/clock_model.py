@@ -1,8 +1,10 @@
 """The clock of a Redis that jumps, as a model with a clock of a few ticks.
 
 A hold with a deadline, a lease that Redis itself ends by its own clock, the time that the lease
-script recorded. True time is what Postgres and the worker tell; Redis's may jump by more than
-anything else lasts, and is set right again.
+script recorded; and the record of a charge, which Redis is to keep for longer than this lasts and
+ends by its own clock as well. True time is what Postgres and the worker tell; Redis's may jump by
+more than anything else lasts, and is set right again. A worker looks in between: what comes and
+goes between two looks is left to a witness that is not certain.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ SLACK: Final = 1
 JUMP: Final = 20
 LAST: Final = 10
 """Ticks after which nothing is looked at any more."""
+WINDOW: Final = 15
+"""Until then the charge's key is remembered."""
 NEVER: Final = -100
 """Before all that any clock may tell."""
 
@@ -27,6 +31,8 @@ class Rules(NamedTuple):
     lease_needs_a_sane_clock: bool = True
     scripts_compare_recorded: bool = True
     scripts_record_nothing: bool = True
+    ahead_is_rebuilt: bool = True
+    """A worker notes that the clock was ahead, and the shard is rebuilt before it has a lease."""
 
 
 class Moment(NamedTuple):
@@ -39,6 +45,12 @@ class Moment(NamedTuple):
     lease_ends: int
     """By Redis's clock."""
     hold: int
+    record: bool
+    """Whether Redis knows the charge, which the journal has."""
+    looked: bool
+    """Whether a worker has compared the clocks since the last jump."""
+    ahead: bool
+    """Whether Redis was told that its clock was ahead, and is to be rebuilt."""
     wrong: str
     jumps: int
 
@@ -55,7 +67,7 @@ class Clock:
         self.rules = rules
 
     def start(self) -> Moment:
-        return Moment(0, 0, NEVER, NEVER, HELD, "", 2)
+        return Moment(0, 0, NEVER, NEVER, HELD, True, True, False, "", 2)
 
     def same(self, moment: Moment) -> Moment:
         return moment
@@ -71,18 +83,29 @@ class Clock:
         rules = self.rules
         if moment.true < LAST:
             yield "time passes", moment._replace(true=moment.true + 1)
-        if moment.jumps:
-            jumped = moment._replace(jumps=moment.jumps - 1)
+        if moment.jumps and moment.looked:
+            jumped = moment._replace(jumps=moment.jumps - 1, looked=False)
             yield "Redis's clock jumps forward", jumped._replace(offset=JUMP)
             yield "Redis's clock jumps back", jumped._replace(offset=-JUMP)
-        if moment.offset:
+        if moment.offset and moment.looked:
             yield "Redis's clock is set right", moment._replace(offset=0)
+        yield from self._clock_is_looked_at(moment)
         sane = moment.offset == 0 or not rules.lease_needs_a_sane_clock
-        if sane and self._is_believed(moment):
+        if sane and not moment.ahead and self._is_believed(moment):
             ends, recorded = moment.told + LEASE, max(moment.told, moment.recorded)
-            lent = moment._replace(lease_ends=ends, recorded=recorded)
+            lent = moment._replace(lease_ends=ends, recorded=recorded, looked=True)
             yield "a worker renews the lease", lent
         yield from self._scripts(moment)
+
+    def _clock_is_looked_at(self, moment: Moment) -> Iterator[tuple[str, Moment]]:
+        if moment.told >= WINDOW and moment.record:
+            yield "Redis ends the record", moment._replace(record=False)
+        looked = moment._replace(looked=True)
+        if moment.offset > 0 and self.rules.ahead_is_rebuilt:
+            looked = looked._replace(ahead=True, lease_ends=NEVER)
+        yield "a worker compares the clocks", looked
+        if moment.ahead and moment.offset <= 0:
+            yield "the shard is rebuilt", moment._replace(ahead=False, record=True)
 
     def _is_believed(self, moment: Moment) -> bool:
         compares = self.rules.scripts_compare_recorded
@@ -94,9 +117,12 @@ class Clock:
             moment = moment._replace(recorded=max(now, moment.recorded))
             now = moment.recorded
             yield "a script records the time", moment
-        if moment.hold != HELD or moment.lease_ends <= moment.told:
+        if moment.lease_ends <= moment.told or not self._is_believed(moment):
             return
-        if not self._is_believed(moment):
+        if not moment.record and moment.true < WINDOW:
+            twice = "a charge was repeated with its key, and made twice"
+            yield "the charge is repeated", moment._replace(record=True, wrong=twice)
+        if moment.hold != HELD:
             return
         if now >= DEADLINE:
             early = "a hold expired before its deadline" if moment.true < DEADLINE else ""

@@ -109,8 +109,7 @@ HOLES: tuple[Hole, ...] = (
         "no lease while Redis's clock is off",
         "clock",
         ("lease_needs_a_sane_clock",),
-        "The clock jumps a day ahead, the lease script records it, and the clock is set right: the"
-        " shard is closed for a day.",
+        "The clock jumps a day ahead, a lease records it: set right, the shard is closed so long.",
         "Redis's clock is right, and the shard is closed until it is much later",
     ),
     Hole(
@@ -127,9 +126,16 @@ HOLES: tuple[Hole, ...] = (
         "scripts never record the time",
         "clock",
         ("scripts_record_nothing",),
-        "The clock jumps a day ahead, any script records it, and the clock is set right: the shard"
-        " is closed for a day.",
+        "The clock jumps a day ahead, a script records it: set right, the shard is closed so long.",
         "Redis's clock is right, and the shard is closed until it is much later",
+    ),
+    Hole(
+        "8+",
+        "a shard whose clock was ahead is rebuilt before it has a lease",
+        "clock",
+        ("ahead_is_rebuilt",),
+        "The clock jumps ahead, Redis ends a charge's record, the clock is right: it is made anew.",
+        "a charge was repeated with its key, and made twice",
     ),
     Hole(
         "9",

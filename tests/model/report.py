@@ -75,6 +75,9 @@ advisory lock of rule 14 keeps generations few; safety does not rest on it.
   bounded; nor are generations, but where Postgres falls back.
 - A tick is a whole lease. That a lease has ended when the pause has rests on the half second
   between them, and on clocks that agree so far; a model has one time for all.
+- Redis's clock stays where it jumped to until a worker has looked at it, which takes half a second.
+  What a shorter jump does is seen by a witness that may miss it
+  ([decision 8](decisions/0008-a-clock-that-was-ahead.md)).
 - An account is what its entries made of it. Amounts, holds and limits are not in these models.
 - A failover of Redis and a fall of Postgres are never in the same search. Of both at once it is
   known that a Postgres which forgets a declaration takes the old primary for vetted, if that lives

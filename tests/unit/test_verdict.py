@@ -53,6 +53,9 @@ BROKEN = replace(TAIL, valid=Mark(11, "b" * 40), fault="entry 12 is missing")
         (replace(EVIDENCE, remnant=12), TAIL, Fate.REBUILD),
         (replace(EVIDENCE, remnant=12), BROKEN, Fate.STOP),
         (replace(EVIDENCE, remnant=12, forced=True), BROKEN, Fate.REBUILD),
+        # The clock of this Redis was ahead: what it ended early is in the journal, all of it.
+        (replace(EVIDENCE, ahead=True), TAIL, Fate.REBUILD),
+        (replace(EVIDENCE, ahead=True), replace(BROKEN, settled=12), Fate.STOP),
     ],
 )
 def test_fate(evidence: Evidence, tail: Tail, fate: Fate) -> None:
