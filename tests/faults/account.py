@@ -250,6 +250,8 @@ class Account(ModelAccount):
             yield "record", f"late is {entry.get('late')}, the hold is {hold.state}"
         amount, uncollected = int(entry["amount"]), int(entry.get("uncollected", 0))
         final = _pairs(entry["record"]).get("state") == "committed"
+        if amount < 0:
+            yield "balance", f"a commit gives {-amount} back"
         in_hold = min(amount + uncollected, hold.remaining)
         extra = amount - in_hold
         if uncollected and extra != max(self.room, 0):

@@ -103,7 +103,8 @@ def _amount(operation: Operation, entry: Entry, record: Record, account: Account
             # Less will do, but not less than there was: nothing may be left then.
             return amount if least <= amount < whole and account.room == 0 else whole
         case "commit" | "partial" if asked is None and record.late:
-            return record.amount - (record.committed - amount)
+            # Partial commits may have taken more than the hold was made for: nothing is left then.
+            return max(record.amount - (record.committed - amount), 0)
         case "commit" | "partial" if asked is None:
             # All that was set aside, so that nothing came back.
             return -int(value_of(entry.get("delta", ()), "held") or 0)

@@ -7,10 +7,13 @@ it within a round of 0.5 s.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from holdfast.keys import shard_of
 from tests.faults.place import PATIENCE_S, Place, Program
 from tests.faults.program import POLL_S
 
@@ -74,3 +77,24 @@ def revetted(rows: Rows, before: Rows) -> list[int]:
     """Shards that are in another generation than they were."""
     was = {row["id"]: row["generation"] for row in before}
     return [row["id"] for row in rows if row["generation"] != was[row["id"]]]
+
+
+def one_of_each(shards: int) -> list[str]:
+    """An account's name for every shard."""
+    names = (f"each-{number}" for number in itertools.count())
+    found: dict[int, str] = {}
+    while len(found) < shards:
+        name = next(names)
+        found.setdefault(shard_of(name, shards), name)
+    return list(found.values())
+
+
+async def until_rows(place: Place, done: Callable[[Rows], bool], what: str) -> None:
+    """Wait until the rows of `shard` are so."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not done(rows := await place.shard_rows()):
+        if time.monotonic() >= deadline:
+            raise AssertionError(
+                f"not within {PATIENCE_S:g} s: {what}: {rows}\n{place.log_tails()}"
+            )
+        await asyncio.sleep(POLL_S)

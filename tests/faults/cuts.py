@@ -8,7 +8,7 @@ a whole number of scripts, to the last field. Then it gets a new life as vetting
 file is rewritten first (protocol: vetting), the generation raised, a lease lent, and an account
 charged. It is killed, starts again, and must have the same as before the kill.
 
-Here that is done without a worker, in a quarter of a second; rows/aof_cut.py has real ones do it.
+Here that is done without a worker, in a fraction of a second; rows/aof_cut.py has a real one do it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from redis.asyncio import Redis
 
 from holdfast import scripts
 from holdfast.codes import Code
@@ -36,7 +34,7 @@ __all__ = ["Original", "State", "examine", "state_of"]
 _LANES = 3
 _NONCE = "0123456789abcdef" * 2
 _DAY_MS = 86_400_000
-_READS = {
+_READS: dict[bytes, Callable[[Any, bytes], Any]] = {
     b"hash": lambda client, key: client.hgetall(key),
     b"zset": lambda client, key: client.zrange(key, 0, -1, withscores=True),
     b"stream": lambda client, key: client.xrange(key),
@@ -46,7 +44,7 @@ State = dict[bytes, tuple[int, Any]]
 """Every key of a shard but its leases: when it expires (-1: never), and what it holds."""
 
 
-async def state_of(client: Redis, shard: ShardKeys) -> State:
+async def state_of(client: Any, shard: ShardKeys) -> State:
     """Everything that a Redis has. Raises AssertionError where something is not of this shard."""
     leases = (shard.lease_new, shard.lease_finish)
     keys = sorted(set(await client.keys()) - set(leases))
@@ -130,7 +128,7 @@ async def _examine(original: Original, length: int, node: RedisNode) -> None:
     await node.kill()
 
 
-async def _rewrite(client: Redis) -> None:
+async def _rewrite(client: Any) -> None:
     await client.bgrewriteaof()
     give_up_at = time.monotonic() + PATIENCE_S
     while (info := await client.info("persistence"))["aof_rewrite_in_progress"] or (
@@ -141,7 +139,7 @@ async def _rewrite(client: Redis) -> None:
     assert info["aof_last_bgrewrite_status"] == "ok", info
 
 
-async def _live(client: Redis, original: Original) -> None:
+async def _live(client: Any, original: Original) -> None:
     """A new generation, a lease, and a charge, by the scripts that workers and APIs run."""
     shard, account = original.shard, original.account
     info = await client.info()

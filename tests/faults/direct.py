@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -47,8 +48,8 @@ class Direct:
         self.purses = [Purse(f"a{seed}-{number:05d}") for number in range(accounts)]
         self.done = 0
         """Operations that were acknowledged."""
-        self.refused = 0
-        """Times that a caller was sent away by a shard that was closed or behind."""
+        self.refused: Counter[str] = Counter()
+        """Calls that a store which is closed, behind or too busy sent away, by code."""
         self._ledger = ledger
         self._mix = mix
         self._seed = seed
@@ -104,8 +105,10 @@ class Direct:
             plan.kind, purse.name, key, hold=hold, amount=plan.amount, sent=plan.sent
         )
         while not await self._attempt(operation) and operation.attempts < _ATTEMPTS:
-            self.refused += 1
+            self.refused[operation.code] += 1
             await asyncio.sleep(_PAUSE_S)
+        if operation.outcome == "unknown" and not operation.maybe:
+            operation.outcome = "refused"
         self.history.end(operation)
         if operation.outcome == "ok":
             self.done += 1
@@ -161,9 +164,7 @@ class Direct:
     async def _extend(self, operation: Operation) -> Hold:
         return await self._of_hold(self._ledger.extend, operation)
 
-    async def _of_hold(
-        self, call: Callable[..., Awaitable[Hold]], operation: Operation
-    ) -> Hold:
+    async def _of_hold(self, call: Callable[..., Awaitable[Hold]], operation: Operation) -> Hold:
         assert operation.hold is not None
         return await call(
             operation.account,
@@ -212,6 +213,7 @@ async def direct(
 
 async def _until_open(ledger: Ledger) -> None:
     """Wait until it knows every shard's generation."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not all(view.open for view in await ledger.survey()):
-            await asyncio.sleep(_PAUSE_S)
+    deadline = time.monotonic() + PATIENCE_S
+    while closed := [view for view in await ledger.survey() if not view.open]:
+        assert time.monotonic() < deadline, f"the ledger is closed: {closed}"
+        await asyncio.sleep(_PAUSE_S)

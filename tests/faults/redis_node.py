@@ -59,10 +59,9 @@ class RedisNode:
     async def start(self) -> None:
         """Start it on what is in its directory, and wait until it answers."""
         assert not self.running, f"Valkey in {self.directory} runs already"
-        self._server = await to_its_end(self._start)
-        self.port = self._server.port
+        await to_its_end(self._start)
 
-    def _start(self) -> Valkey:
+    def _start(self) -> None:
         if self._server is not None:
             self._server.stop()  # gives up the claim of a run that was killed
         words = [
@@ -75,13 +74,15 @@ class RedisNode:
         if self.replica_of is not None:
             host, port = _address(self.replica_of)
             words += ["--replicaof", host, str(port)]
-        return Valkey.start(
+        # Noted here, so that `kill` knows of it after a start that was cancelled.
+        self._server = Valkey.start(
             self.directory,
             self.port,
             self.appendfsync,
             extra_args=(*words, *self.options),
             log_path=self.log_path,
         )
+        self.port = self._server.port
 
     async def kill(self) -> None:
         """SIGKILL, also of a paused one."""

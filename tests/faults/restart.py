@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from holdfast.keys import shard_of
@@ -81,6 +81,7 @@ class Restart:
         await asyncio.sleep(down_s)
         async with self.place.postgres_connection() as connection:
             closed = [row["id"] for row in await self._closed(connection)]
+        self._assert_unanswered(dict.fromkeys(closed, time.time_ns() // 1_000_000))
         seqs = last_of(await written(self.place))
         for shard in closed:
             assert seqs[shard] <= self.seqs[shard], f"shard {shard} was not vetted: {seqs[shard]}"
@@ -117,15 +118,8 @@ class Restart:
     async def assert_closed_till_vetted(self) -> None:
         """Nothing was answered well, and no entry made, between the start and the vetting. To be
         asked when all is settled."""
-        offset_ns = time.time_ns() - time.monotonic_ns()
         closed_until_ms = self._closed_until_ms
-        for operation in self._load.history.operations:
-            answered_ns = (operation.answered_ns or 0) + offset_ns
-            if operation.outcome != "ok" or answered_ns < self._began_ns:
-                continue
-            early_ms = closed_until_ms[shard_of(operation.account, len(closed_until_ms))]
-            early_ms -= answered_ns // 1_000_000
-            assert early_ms <= 0, f"answered {early_ms} ms before the vetting ended: {operation}"
+        self._assert_unanswered(dict(enumerate(closed_until_ms)))
         marks = {each["shard"]: each["details"]["mark"] for each in await self._rebuilt()}
         async with self.place.postgres_connection() as connection:
             for shard, seq in enumerate(self.seqs):
@@ -133,6 +127,17 @@ class Restart:
                 assert first is None or first["at_ms"] >= closed_until_ms[shard], (
                     f"shard {shard} was vetted at {closed_until_ms[shard]} or later: {dict(first)}"
                 )
+
+    def _assert_unanswered(self, until_ms: Mapping[int, int]) -> None:
+        """Nobody was answered well, of these shards, between the start and a time of each."""
+        offset_ns = time.time_ns() - time.monotonic_ns()
+        for operation in self._load.history.operations:
+            answered_ns = (operation.answered_ns or 0) + offset_ns
+            if operation.outcome != "ok" or answered_ns < self._began_ns:
+                continue
+            shard = shard_of(operation.account, len(self.kept))
+            early_ms = until_ms.get(shard, 0) - answered_ns // 1_000_000
+            assert early_ms <= 0, f"answered {early_ms} ms before the vetting ended: {operation}"
 
     async def _rebuilt(self) -> list[dict[str, Any]]:
         return [each for each in await self.place.incidents() if each["kind"] == "rebuild"]

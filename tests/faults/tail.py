@@ -72,7 +72,7 @@ async def demoted(node: RedisNode, place: Place, primary: RedisNode | Address) -
     async with node.client() as client, client.pipeline(transaction=True) as pipeline:
         for shard in place.shards:
             pipeline.xrange(shard.stream)
-        pipeline.execute_command("REPLICAOF", *address)  # type: ignore[no-untyped-call]
+        pipeline.execute_command("REPLICAOF", *address)
         *pages, _ = await pipeline.execute()
     node.replica_of = primary
     return [_entries(page) for page in pages]

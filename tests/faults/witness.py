@@ -73,6 +73,13 @@ class Write:
     old: Mapping[str, Any]
     new: Mapping[str, Any]
 
+    @property
+    def claims(self) -> bool:
+        """Whether it says that a shard is the worker's own."""
+        if self.table != "shard":
+            return False
+        return self.new["claimed_until"] not in ("-infinity", self.old["claimed_until"])
+
 
 @dataclass(slots=True)
 class Call:
