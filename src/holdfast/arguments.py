@@ -42,7 +42,9 @@ def check(
     for name, value in sent.items():
         if value is None or name not in _RANGES:
             continue
-        low, high = _RANGES[name] if name != "amount" else (lowest_amount, MAX_AMOUNT)
+        low, high = _RANGES[name]
+        if name == "amount":
+            low = lowest_amount
         if type(value) is not int or not low <= value <= high:
             raise InvalidRequest.of_field(name, f"must be an integer from {low} to {high}")
     least = sent.get("min_amount")

@@ -17,6 +17,7 @@ import orjson
 import uvicorn
 
 from holdfast import scripts
+from holdfast.collector import spare_what_lives_long
 from holdfast.config import Config, load
 from holdfast.http.app import build_app
 from holdfast.keys import shard_of
@@ -81,7 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m holdfast.ceiling", description=main.__doc__)
     parser.add_argument("--port", type=int, required=True)
     port = parser.parse_args(arguments).port
-    uvicorn.run(Ceiling(load()), host="127.0.0.1", port=port, log_level="warning", access_log=False)
+    ceiling = Ceiling(load())
+    spare_what_lives_long()
+    uvicorn.run(ceiling, host="127.0.0.1", port=port, log_level="warning", access_log=False)
 
 
 if __name__ == "__main__":

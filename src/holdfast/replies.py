@@ -29,24 +29,25 @@ from holdfast.wire import OutcomeUnknown, Overloaded, RedisUnavailable, ServerEr
 
 def hold(shard: int, account: str, key: str, reply: list[Any]) -> Hold:
     """A `hold` answer (lua/README.md), its code included."""
-    metadata = reply[15]
+    code, state, amount, committed, remaining, uncollected, late, *rest = reply
+    made, deadline, available, held, version, seq, chain, member, metadata = rest
     return Hold(
-        id=key,
-        account=account,
-        member=reply[14].decode() or None,
-        state=reply[1].decode(),
-        amount=reply[2],
-        committed=reply[3],
-        remaining=reply[4],
-        uncollected=reply[5],
-        late=reply[6] == 1,
-        created_ms=reply[7],
-        deadline_ms=reply[8],
-        available=reply[9],
-        held=reply[10],
-        metadata=orjson.loads(metadata) if metadata else None,
-        replayed=reply[0] == Code.REPLAY,
-        receipt=Receipt(shard, reply[12], reply[13].decode(), reply[11]),
+        key,
+        account,
+        member.decode() or None,
+        state.decode(),
+        amount,
+        committed,
+        remaining,
+        uncollected,
+        late == 1,
+        made,
+        deadline,
+        available,
+        held,
+        orjson.loads(metadata) if metadata else None,
+        code == Code.REPLAY,
+        Receipt(shard, seq, chain.decode(), version),
     )
 
 

@@ -124,11 +124,13 @@ def _check_address(host: str, port: int) -> None:
 def application() -> ASGIApp:
     """What each API process serves; uvicorn calls this in it."""
     from holdfast import config  # noqa: PLC0415
+    from holdfast.collector import spare_what_lives_long  # noqa: PLC0415
     from holdfast.http.app import build_app  # noqa: PLC0415
 
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    spare_what_lives_long()
     return build_app(config.load())
 
 
