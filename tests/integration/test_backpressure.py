@@ -173,15 +173,16 @@ async def charge(stack: Stack, keys: Iterable[int]) -> set[Code]:
     return {code for code in await asyncio.gather(*some) if code}
 
 
-async def beat(stack: Stack, hold: str, count: int) -> None:
+async def beat(stack: Stack, hold: str, count: int, later_ms: int = 0) -> None:
     """So many entries at least, of heartbeats that each move the deadline by a millisecond: sent as
-    they are, for nothing else is as quick."""
+    they are, for nothing else is as quick. `later_ms`: how far earlier ones have moved it."""
     nonce, shard = stack.state.rows[0].nonce, stack.shards.keys[0]
     keys = [*shard.of_account("acme"), shard.record("acme", hold)]
     called = (b"EVALSHA", scripts.names(nonce)["extend"], len(keys), *keys, "acme", CONTEXT)
     made = 0
     while made < count:  # pytest's own time-out ends it where leases are never renewed
-        ttls = range(HOLD_TTL_MS + made, HOLD_TTL_MS + made + 500)
+        first_ms = HOLD_TTL_MS + later_ms + made
+        ttls = range(first_ms, first_ms + 500)
         sent = [stack.wire.send(shard.slot, *called, ttl, "", "", "", hold) for ttl in ttls]
         codes = {Code(reply[0]) for reply in await asyncio.gather(*sent)}
         assert codes <= {Code.OK, Code.NO_FINISH}
@@ -222,6 +223,8 @@ async def test_worker_that_is_slower_than_the_load_closes_new_spending_until_it_
             await until(lambda: is_proven(stack))
 
             await charge_until(stack, Code.BACKLOG, first=B1)
+            # The slow worker settles an entry now and then: holds that live on keep it above B1.
+            await beat(stack, "h1", 500, later_ms=2 * B1)
 
             answer = await held(client, "h2")
             assert (answer.status_code, answer.json()["store"]) == (503, "backlog")
