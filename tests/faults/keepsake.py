@@ -1,7 +1,8 @@
 """What must still be there after a fault: an open hold, a charge, and their keys.
 
 They are made, and settled, before the fault. Afterwards the same calls with the same keys must
-answer what they did, and the hold must be good for what it was made for.
+answer what they did, and the hold must be good for what it was made for. The client may repeat what
+is refused for a moment: on a busy machine a lease may lapse at any time.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class _End(NamedTuple):
 async def _run(run: Run) -> Figures:
     async with (
         service(run.directory) as place,
-        place.client() as client,
+        place.client(retries=8) as client,
         under_load(run, place) as load,
     ):
         keepsake = await Keepsake.make(client)

@@ -21,7 +21,7 @@ _TAKING = ("commit", "partial", "charge")
 async def _run(run: Run) -> Figures:
     async with (
         service(run.directory) as place,
-        place.client() as client,
+        place.client(retries=8) as client,
         under_load(run, place) as load,
     ):
         keepsake = await Keepsake.make(client)

@@ -22,7 +22,7 @@ from tests.faults.under_load import under_load
 async def _run(run: Run) -> Figures:
     async with (
         service(run.directory) as place,
-        place.client() as client,
+        place.client(retries=8) as client,
         under_load(run, place) as load,
     ):
         early = await _keepsakes(client, "early", len(place.shards))

@@ -40,7 +40,7 @@ async def _run(run: Run) -> Figures:
             run.directory, replicas=1, settings={"finish_grace_s": str(_GRACE_S)}, seed=run.seed
         ) as place,
         outpost(place, worker=kept_worker) as there,
-        place.client() as client,
+        place.client(retries=8) as client,
         under_load(run, place) as load,
         there.clients(load, run.sized(12, 4)) as old_load,
         there.clients(load, run.sized(6, 2), durability="settled") as waiting,

@@ -37,7 +37,7 @@ async def _run(run: Run) -> Figures:
     turn = 1 if point in _ONCE else run.rng.randint(1, calls)
     async with (
         service(run.directory, shards=_SHARDS) as place,
-        place.client() as client,
+        place.client(retries=8) as client,
         under_load(run, place, callers=run.sized(4, 3)) as load,
     ):
         keepsake = await Keepsake.make(client)

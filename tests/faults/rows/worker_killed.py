@@ -25,7 +25,7 @@ async def _run(run: Run) -> Figures:
     turn = run.rng.randint(*TURNS.get(run.variant, ANY_TURN))
     async with (
         service(run.directory, settings=_SETTINGS) as place,
-        place.client() as client,
+        place.client(retries=8) as client,
         under_load(run, place, callers=run.sized(8, 4)) as load,
     ):
         keepsake = await Keepsake.make(client)

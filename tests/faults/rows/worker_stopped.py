@@ -40,7 +40,7 @@ async def _run(run: Run) -> Figures:
     flushed = run.rng.random() < 1 / 3
     async with (
         service(run.directory, settings=_SETTINGS) as place,
-        place.client() as client,
+        place.client(retries=8) as client,
         under_load(run, place, callers=run.sized(4, 3)) as load,
     ):
         keepsake = await Keepsake.make(client)
