@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,8 @@ class Declared:
     state: str
     boot: Boot
     redis_generation: int
+    promised: str = ""
+    """What its Redis promised so far, as its `meta` says; '' where that says nothing."""
     redis_seq: int = 0
     redis_settled: int = 0
     redis_chain: str = ""
@@ -127,16 +129,17 @@ class Generation:
     ) -> None:
         """End the generations of these shards and begin this one. Stopped ones only if `forced`."""
         wanted = sorted(numbers)
-        metas = await asyncio.gather(*(self._redis_generation(number) for number in wanted))
+        metas = await asyncio.gather(*(self._meta(number) for number in wanted))
         found = dict(zip(wanted, metas, strict=True))
+        highest = max((generation for generation, _ in metas), default=0)
         async with self.state.pool.acquire() as conn, conn.transaction():
             rows = await conn.fetch(sql("generation_locked_rows"), wanted, sorted(forced))
             locked = [row["id"] for row in rows]
             declared = await conn.fetch(
-                sql("generation_declare"), locked, max(metas, default=0), self.nonce, reason[:500]
+                sql("generation_declare"), locked, highest, self.nonce, reason[:500]
             )
         failpoints.hit("declared")
-        self.shards = {row["id"]: _declared(row, found[row["id"]]) for row in rows}
+        self.shards = {row["id"]: _declared(row, *found[row["id"]]) for row in rows}
         self.number = max((row["generation"] for row in declared), default=0)
         if locked:
             log(
@@ -147,16 +150,18 @@ class Generation:
                 reason=reason,
             )
 
-    async def _redis_generation(self, number: int) -> int:
-        """What `meta` says, as far as it says anything; raising it finds damage."""
+    async def _meta(self, number: int) -> tuple[int, str]:
+        """The generation and the promise that `meta` says, as far as it says anything; raising it
+        finds damage."""
         keys = self.state.shards.keys[number]
         try:
-            text = await self.node.call("HGET", keys.meta, "generation")
+            text, promised = await self.node.call("HMGET", keys.meta, "generation", "durability")
         except ServerError as error:
             if error.code in _DAMAGE:
-                return 0
+                return 0, ""
             raise
-        return int(text) if text is not None and text.isdigit() and len(text) <= 15 else 0
+        known = text is not None and text.isdigit() and len(text) <= 15
+        return int(text) if known else 0, (promised or b"").decode(errors="replace")
 
     async def raise_metas(self, forced: Collection[int] = ()) -> None:
         """End the previous generations in Redis: their scripts are refused from here on.
@@ -255,13 +260,30 @@ class Generation:
             )
         log("shard_stopped", shard=number, reason=reason)
 
-    async def open(self, numbers: Iterable[int]) -> None:
+    def moved(self, number: int) -> bool:
+        """Whether a shard has served, and in another boot than this one."""
+        return self.shards[number].boot not in (Boot(), self.boot)
+
+    def may_have_lost(self, number: int) -> bool:
+        """Whether what a shard acknowledged last may be gone, though Redis says nothing of it: it
+        runs anew, and promised less than that its disk has what it acknowledges. The promise may
+        have changed with the restart, and `meta` has the new one where a vetting is started over.
+        """
+        return self.moved(number) and "memory" in (self.promise, self.shards[number].promised)
+
+    async def open(
+        self,
+        numbers: Iterable[int],
+        tell: Callable[[Connection, Collection[int]], Awaitable[None]] | None = None,
+    ) -> None:
         """Let shards serve, in this boot. Where it is another one than before, not earlier than
-        2.5 s after the last proof of life: its Redis may still hold a lease."""
+        2.5 s after the last proof of life: its Redis may still hold a lease.
+
+        `tell` is called with those that open, in the transaction by which they do."""
         wanted = sorted(numbers)
         if not wanted:
             return
-        moved = [self.shards[n] for n in wanted if self.shards[n].boot not in (Boot(), self.boot)]
+        moved = [self.shards[number] for number in wanted if self.moved(number)]
         if moved:
             last_proof_ms = float(max(declared.proof_ms for declared in moved))
             numbers = [declared.number for declared in moved]
@@ -271,8 +293,10 @@ class Generation:
         boot = (self.boot.run_id, self.boot.replid)
         marks = [self.shards[n].journaled for n in wanted]
         failpoints.hit("open")
-        async with self.state.pool.acquire() as conn:
+        async with self.state.pool.acquire() as conn, conn.transaction():
             opened = await conn.fetch(sql("generation_open"), wanted, self.nonce, *boot, marks)
+            if tell is not None and opened:
+                await tell(conn, sorted(row["id"] for row in opened))
         if len(opened) < len(wanted):
             raise Superseded(
                 "another generation was declared before this one opened, or Postgres went back"
@@ -280,7 +304,7 @@ class Generation:
         log("shards_opened", generation=self.number, shards=wanted)
 
 
-def _declared(row: Any, redis_generation: int) -> Declared:
+def _declared(row: Any, redis_generation: int, promised: str) -> Declared:
     return Declared(
         number=row["id"],
         mark=Mark(row["mark"], row["chain"]),
@@ -289,5 +313,6 @@ def _declared(row: Any, redis_generation: int) -> Declared:
         state=row["state"],
         boot=Boot(row["boot_run_id"], row["boot_replid"]),
         redis_generation=redis_generation,
+        promised=promised,
         journaled=row["mark"],
     )

@@ -19,6 +19,7 @@ KINDS: Final[Mapping[str, str]] = {
     "postgres_went_back": "Redis has settled more than the journal holds: Postgres lost commits",
     "stopped": "a shard was stopped: neither store alone can be trusted with it",
     "lost_tail": "Redis came back without entries that a worker had seen",
+    "unsynced_restart": "a Redis that promises `memory` runs anew: its last moments may be gone",
     "quarantine": "Postgres rejected an entry; its account is frozen",
     "quarantine_ended": "an operator applied or voided what an account had in quarantine",
     "clock": "the clocks of Redis and Postgres are more than a second apart",

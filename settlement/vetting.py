@@ -41,6 +41,8 @@ from settlement import incidents
 from settlement.clocks import ClockAhead, Clocks
 from settlement.failures import POSTGRES_FAILURES, described
 from settlement.generation import Generation, vetter
+from settlement.lost_tail import LostTail, report
+from settlement.queries import Connection
 from settlement.readiness import Refused, make_ready
 from settlement.rebuild import NotEmptied, rebuild, settle_prefix
 from settlement.redis_settings import Boot, NodeReport, boot_of, read_info
@@ -84,6 +86,9 @@ class Vetting:
         """`seen` is what the leases of this worker answered; it tells how much a Redis lost."""
         self.state = state
         self._seen = {} if seen is None else seen
+        self._served: dict[int, str] = {}
+        """Per shard the nonce of the last generation that this worker found open: what leases saw
+        is of that one, however many were declared since and came to nothing."""
         self._clocks = Clocks(state)
         self._preparing: dict[str, asyncio.Task[None]] = {}
         self._ready: dict[str, _Ready] = {}
@@ -113,12 +118,12 @@ class Vetting:
         self.state.doubts.clear()
         self.state.doubted.clear()
         try:
-            suspects = await look(self.state, doubts)
+            suspects = await self._look(doubts)
             self._prepare(suspects)
             if any(self._prepared(suspect) for suspect in suspects):
                 async with vetter(self.state.pool) as elected:
                     if elected:
-                        suspects = await look(self.state, doubts)
+                        suspects = await self._look(doubts)
                         ready = [suspect for suspect in suspects if self._prepared(suspect)]
                         suspects = [suspect for suspect in suspects if suspect not in ready]
                         await self._vet_ready(ready)
@@ -127,6 +132,11 @@ class Vetting:
             raise
         for suspect in suspects:
             self._doubt_again(suspect.reasons, doubts)
+
+    async def _look(self, doubts: Mapping[int, str]) -> list[Suspects]:
+        suspects = await look(self.state, doubts)
+        self._served |= {row.number: row.nonce for row in self.state.rows if row.state == "open"}
+        return suspects
 
     def _doubt_again(self, numbers: Iterable[int], doubts: Mapping[int, str]) -> None:
         """What was not decided is doubted on, until the next round and without waking it."""
@@ -211,6 +221,9 @@ class Vetting:
     ) -> None:
         """Everything from the declaration to the opening. Raises FAILURES."""
         await generation.declare(numbers, reason, forced)
+        for number, declared in generation.shards.items():
+            if declared.state == "open":
+                self._served[number] = declared.nonce
         await generation.raise_metas(forced)
         await generation.load_scripts()
         verdicts = await generation.judge(forced)
@@ -230,15 +243,14 @@ class Vetting:
         await rebuild(
             generation,
             {number: verdicts[number] for number in chosen[Fate.REBUILD]},
-            {number: self._seen_in(generation, number) for number in chosen[Fate.REBUILD]},
+            {number: self._seen_of(number) for number in chosen[Fate.REBUILD]},
             asked_by,
         )
 
-    def _seen_in(self, generation: Generation, number: int) -> int:
-        """The last entry this worker saw in the generation that ended, 0 if it saw none."""
+    def _seen_of(self, number: int) -> int:
+        """The last entry this worker saw in the generation that served last, 0 if it saw none."""
         seen = self._seen.get(number)
-        was = generation.shards[number].nonce
-        return seen.seq if seen is not None and seen.nonce == was else 0
+        return seen.seq if seen is not None and seen.nonce == self._served.get(number) else 0
 
     async def _report_lost_commits(
         self, generation: Generation, verdicts: Mapping[int, Verdict]
@@ -272,29 +284,21 @@ class Vetting:
         What Postgres lost is settled again first: a shard whose `settled` is above the mark is
         doubted by whoever reads it.
         """
-        numbers = list(numbers)
+        tails: dict[int, LostTail] = {}
         for number in numbers:
             declared, tail = generation.shards[number], verdicts[number].tail
+            before = max(declared.mark.seq, tail.settled)
             mark = await settle_prefix(generation, declared, tail.settled)
             if mark.seq > tail.settled:
                 meta = [self.state.shards.keys[number].meta]
                 await generation.run(number, "settled", meta, [mark.seq])
-            seen = self._seen_in(generation, number)
-            if seen > tail.seq:
-                async with self.state.pool.acquire() as conn:
-                    await incidents.begin(
-                        conn,
-                        "lost_tail",
-                        f"shard {number}: Redis came back at entry {tail.seq}; at least"
-                        f" {seen - tail.seq} entries up to {seen} are lost",
-                        subject=f"shard {number} at {tail.seq}",
-                        shard=number,
-                        mark=mark.seq,
-                        redis_seq=tail.seq,
-                        seen_seq=seen,
-                        generation=generation.number,
-                    )
-        await generation.open(numbers)
+            seen = self._seen_of(number)
+            tails[number] = LostTail(number, before, mark.seq, tail.seq, seen)
+
+        async def tell(conn: Connection, opened: Collection[int]) -> None:
+            await report(conn, generation, [tails[number] for number in opened])
+
+        await generation.open(tails, tell)
 
     # An operator's wish
 

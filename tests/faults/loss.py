@@ -1,5 +1,7 @@
 """Acknowledged effects that the journal does not have: how many, and whether they may be gone.
 
+What incidents say of a loss is read here as well, shard by shard.
+
 A Redis that promises less than `settled` may lose the end of what it did: whatever it acknowledged
 last. What survived must then be a beginning. Of one shard, nothing may be gone that was answered
 before something was asked that survived, within the same life of Redis. Where a life ended, the
@@ -15,7 +17,7 @@ from typing import Any
 from tests.faults.asked import named
 from tests.faults.history import Note, Operation
 
-__all__ = ["lost_at_most", "not_a_tail"]
+__all__ = ["losses_told", "lost_at_most", "not_a_tail"]
 
 Survivors = Mapping[int, Sequence[Operation]]
 """By shard, the acknowledged operations whose effects are in the journal."""
@@ -44,13 +46,24 @@ def not_a_tail(
             yield f"{named(operation)}: {named(last)} was asked later and is there"
 
 
+def losses_told(
+    incidents: Iterable[Mapping[str, Any]],
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Shard and numbers, for everything that incidents say was lost or may have been."""
+    for incident in incidents:
+        details = incident["details"]
+        if incident["kind"] in ("lost_tail", "rebuild"):
+            yield incident["shard"], details
+        elif incident["kind"] == "unsynced_restart":
+            for of_shard in details["shards"]:
+                yield of_shard["shard"], of_shard
+
+
 def lost_at_most(incidents: Iterable[Mapping[str, Any]]) -> Counter[int]:
     """By shard, how many entries incidents say were lost at most."""
     told: Counter[int] = Counter()
-    for incident in incidents:
-        details = incident["details"]
-        if incident["kind"] == "lost_tail":
-            told[incident["shard"]] += details["seen_seq"] - details["redis_seq"]
-        elif incident["kind"] == "rebuild":
-            told[incident["shard"]] += details["lost_at_most"]
+    for shard, details in losses_told(incidents):
+        # One that gives no bound admits what it counts.
+        counted = details.get("seen_seq", 0) - details["redis_seq"]
+        told[shard] += details.get("lost_at_most", counted)
     return told

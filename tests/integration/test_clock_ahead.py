@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -244,12 +244,12 @@ async def test_vetter_that_dies_on_the_way_leaves_every_shard_to_be_rebuilt(stac
         async def vet(self, generation, numbers, reason, **rest) -> None:  # type: ignore[no-untyped-def]
             opens, left = generation.open, [1]
 
-            async def open_some(wanted: list[int]) -> None:
+            async def open_some(wanted: Collection[int], *rest: Any) -> None:
                 if wanted and not left:
                     raise Died
                 if wanted:
                     left.pop()
-                await opens(wanted)
+                await opens(wanted, *rest)
 
             generation.open = open_some
             await super().vet(generation, numbers, reason, **rest)

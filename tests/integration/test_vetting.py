@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -495,12 +496,12 @@ def falls_back_before_opening(stack: Stack, number: int, monkeypatch: pytest.Mon
                 monkeypatch.setattr(name, settles)
         return await settles(generation, declared, last)
 
-    async def fallen_back(generation: Generation, numbers: Iterable[int]) -> None:
+    async def fallen_back(generation: Generation, numbers: Iterable[int], *rest: Any) -> None:
         wanted = list(numbers)
         if number in wanted:
             monkeypatch.setattr(Generation, "open", opens)
             await snapshot.go_back()
-        await opens(generation, wanted)
+        await opens(generation, wanted, *rest)
 
     for name in names:
         monkeypatch.setattr(name, remembered)
