@@ -211,11 +211,18 @@ def test_what_was_answered_as_settled_is_never_lost(story: Story) -> None:
 def test_incidents_say_how_much_was_lost() -> None:
     incidents = [
         {"kind": "rebuild", "shard": 1, "details": {"lost_at_most": 7, "redis_seq": 3}},
-        {"kind": "lost_tail", "shard": 2, "details": {"seen_seq": 9, "redis_seq": 4}},
+        {"kind": "lost_tail", "shard": 2, "details": {"lost_at_most": 5, "redis_seq": 4}},
         {"kind": "postgres_went_back", "shard": 2, "details": {"redis_seq": 4}},
+        {
+            "kind": "unsynced_restart",
+            "shard": None,
+            "details": {
+                "shards": [{"shard": 1, "lost_at_most": 2}, {"shard": 3, "lost_at_most": 4}]
+            },
+        },
     ]
 
-    assert lost_at_most(incidents) == {1: 7, 2: 5}
+    assert lost_at_most(incidents) == {1: 9, 2: 5, 3: 4}
 
 
 def tallied(story: Story) -> Tally:
