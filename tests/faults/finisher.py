@@ -34,11 +34,12 @@ class Finisher:
         self.refused = 0
 
     @classmethod
-    async def make(cls, client: AsyncClient) -> Finisher:
-        await client.put_account(ACCOUNT)
-        await client.grant(ACCOUNT, 1_000_000, source="promo", key="opening")
+    async def make(cls, patient: AsyncClient, client: AsyncClient) -> Finisher:
+        """`patient` repeats what is refused for a moment, and prepares; `client` finishes."""
+        await patient.put_account(ACCOUNT)
+        await patient.grant(ACCOUNT, 1_000_000, source="promo", key="opening")
         await asyncio.gather(
-            *(client.reserve(ACCOUNT, 100, key=f"hold-{number}") for number in range(_HOLDS))
+            *(patient.reserve(ACCOUNT, 100, key=f"hold-{number}") for number in range(_HOLDS))
         )
         return cls(client)
 

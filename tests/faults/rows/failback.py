@@ -275,7 +275,8 @@ async def _assert_stands(
     settled = [len(entries) - len(gone) for entries, gone in zip(had, lost, strict=True)]
     ahead = {n for n, (mark, base) in enumerate(zip(settled, bases, strict=True)) if mark > base}
     rebuilt = {each["shard"] for each in incidents if each["kind"] == "rebuild"}
-    assert ahead and rebuilt == ahead, f"the journal is ahead in {ahead}, rebuilt are {rebuilt}"
+    # More where the second failover came while a rebuild after the first one was under way.
+    assert ahead and ahead <= rebuilt, f"the journal is ahead in {ahead}, rebuilt are {rebuilt}"
 
 
 ROW = Row(

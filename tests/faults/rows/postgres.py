@@ -35,14 +35,15 @@ async def _run(run: Run) -> Figures:
     async with (
         service(run.directory, settings=settings) as place,
         place.client() as client,
+        place.client(retries=8) as patient,
         under_load(run, place, callers=run.sized(4, 3)) as load,
     ):
-        keepsake = await Keepsake.make(client)
-        finisher = await Finisher.make(client)
+        keepsake = await Keepsake.make(patient)
+        finisher = await Finisher.make(patient, client)
         await load.more(run.rng.randint(50, run.sized(1000, 150)))
         fault = RolledBack(run, place, load) if run.variant == "rolled-back" else None
         if fault is not None:
-            await fault.keep(client)
+            await fault.keep(patient)
         before = await place.shard_rows()
 
         async with stalls() as stall:
