@@ -1,5 +1,6 @@
 """Fixtures of all tests: real servers, in directories that their users can reach."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,11 @@ import pytest
 
 from holdfast.embedded import Postgres, Valkey
 from holdfast.staging import temporary_directory
+
+# A shell starts what it puts into the background with SIGINT ignored, and so would be all programs
+# that tests start and end by it. Who has a handler hands down the default.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
