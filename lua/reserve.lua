@@ -76,7 +76,7 @@ check_balance(book)
 local format = string.format
 local seq, version, deadline = meta.seq + 1, stored(fields.version) + 1, now + ttl_ms
 local result = format('%d %d %d %d %d %d', amount, ttl_ms, book.available, book.held, version, seq)
-local from_base, into_debt = stored(fields.base) - book.base, book.debt - stored(fields.debt)
+local to_base, into_debt = book.base - stored(fields.base), book.debt - stored(fields.debt)
 -- What is rare in an entry: debt, grants, a member; and what the record then has besides.
 local debt, grants, who, more, more_text = '', '', '', nil, ''
 if into_debt ~= 0 then debt = format(',"debt","%d"', into_debt) end
@@ -95,7 +95,7 @@ local entry = format('{"type":"reserve","account":"%s","seq":"%d","version":"%d"
   .. ',"record":["kind","hold","state","held","amount","%d","remaining","%d","made","%d"'
   .. ',"deadline","%d","fp","%s","opened","%d","result","%s"%s],"context":%s}',
   ARGV[1], seq, version, now,
-  amount, book.available, book.held, -from_base, amount, debt, grants,
+  amount, book.available, book.held, to_base, amount, debt, grants,
   key, version, who, today, amount,
   amount, amount, now,
   deadline, fingerprint, version, result, more_text, ARGV[2])

@@ -1,5 +1,6 @@
--- The record of one transition, built in full before the first write, then appended first: XADD is
--- the one write that could refuse (an id not above the last), so it goes before all others.
+-- The record of one transition, built in full before the first write, then appended: XADD is the
+-- one write that could refuse (an id not above the last), so it goes before all others but a
+-- deadline in `due`, which may stand alone (lib/next_due.lua).
 -- KEYS[4] = stream. `context` arrives as JSON text that the caller encoded; single values are
 -- decimal text or of the id grammar, and need no escaping; metadata and plans are free text, which
 -- cjson quotes.
