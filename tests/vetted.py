@@ -121,6 +121,17 @@ async def claim(stack: Stack, worker: str = "test") -> None:
     await stack.pool.execute("UPDATE shard SET claimed_by = $1", worker)
 
 
+async def begin_with_two_holds(stack: Stack, account: str) -> None:
+    """Open shards; `account` has 100, a hold h1 that is settled, and a hold h2 that is not."""
+    await claim(stack)
+    await vet(stack)
+    await stack.renew_leases()
+    await stack.open(account, grant=100)  # entries 1 and 2
+    await stack.reserve(account, "h1", 10)  # 3
+    await settle_all(stack)
+    await stack.reserve(account, "h2", 20)  # 4
+
+
 async def shard(stack: Stack, number: int) -> dict[str, Any]:
     """A shard's row in Postgres."""
     return dict(await stack.pool.fetchrow("SELECT * FROM shard WHERE id = $1", number))

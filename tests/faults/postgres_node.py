@@ -27,7 +27,7 @@ from holdfast.embedded import Postgres
 from holdfast.pgdata import PgData
 from holdfast.postgres import open_pool
 from settlement import schema
-from tests.faults.program import HOST, PATIENCE_S, Pause, await_stopped, children_of, to_its_end
+from tests.faults.program import HOST, PATIENCE_S, Pausable, await_stopped, children_of, to_its_end
 
 _PASSWORD = "password"  # the file beside the data in which holdfast keeps it
 _KEY = "api_key"  # the file beside it in which the template keeps a key with every scope
@@ -77,7 +77,7 @@ def _make_template(data_dir: Path, shards: int, prefix: str) -> None:
         write_private(data_dir / _KEY, asyncio.run(fill(server.url)))
 
 
-class PostgresNode:
+class PostgresNode(Pausable):
     """One Postgres with fsync: started, stopped, killed and paused by a test, on one port."""
 
     def __init__(
@@ -95,7 +95,6 @@ class PostgresNode:
         self.options = tuple(options)
         self.port = 0  # a free one, from the first start on
         self._server: Postgres | None = None
-        self._pause: Pause | None = None
 
     # Life
 
@@ -166,23 +165,12 @@ class PostgresNode:
 
     def pause(self) -> None:
         """SIGSTOP of the postmaster and all its backends."""
-        assert self.running and not self.paused, f"Postgres in {self.directory} cannot be paused"
-        self._pause = Pause([self.pid, *self._backends()])
-
-    def resume(self) -> None:
-        """SIGCONT, if it is paused."""
-        if self._pause is not None:
-            self._pause.end()
-            self._pause = None
+        self._stop_all([self.pid, *self._backends()], f"Postgres in {self.directory}")
 
     @property
     def running(self) -> bool:
         """Whether it is there; a paused one is."""
         return self._server is not None and self._server.running
-
-    @property
-    def paused(self) -> bool:
-        return self._pause is not None
 
     @property
     def pid(self) -> int:

@@ -122,7 +122,32 @@ def await_stopped(pid: int) -> None:
     raise AssertionError(f"{pid} does not stop: {states}")
 
 
-class Program:
+class Pausable:
+    """What can be paused and resumed: a program, or a server with all its processes."""
+
+    _pause: Pause | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it is there; a paused one is."""
+        raise NotImplementedError
+
+    @property
+    def paused(self) -> bool:
+        return self._pause is not None
+
+    def _stop_all(self, pids: Sequence[int], what: str) -> None:
+        assert self.running and not self.paused, f"{what} cannot be paused"
+        self._pause = Pause(pids)
+
+    def resume(self) -> None:
+        """SIGCONT, if it is paused."""
+        if self._pause is not None:
+            self._pause.end()
+            self._pause = None
+
+
+class Program(Pausable):
     """`holdfast` with some arguments: an API or a worker, started as often as a test likes."""
 
     def __init__(
@@ -141,7 +166,6 @@ class Program:
         self.env = dict(env)
         self._command = (*HOLDFAST, *arguments)
         self._child: Child | None = None
-        self._pause: Pause | None = None
 
     async def start(self) -> None:
         """Start it; `ready` waits until it serves. It must not be running."""
@@ -203,10 +227,6 @@ class Program:
         return self._child is not None and self._child.running
 
     @property
-    def paused(self) -> bool:
-        return self._pause is not None
-
-    @property
     def code(self) -> int | None:
         """Its exit code, negative for the signal that ended it; None while it runs."""
         return self.child.exited.result() if self.child.exited.done() else None
@@ -236,14 +256,7 @@ class Program:
 
     def pause(self) -> None:
         """SIGSTOP."""
-        assert self.running and not self.paused, f"{self.name} cannot be paused"
-        self._pause = Pause([self.pid])
-
-    def resume(self) -> None:
-        """SIGCONT, if it is paused."""
-        if self._pause is not None:
-            self._pause.end()
-            self._pause = None
+        self._stop_all([self.pid], self.name)
 
     def log_tail(self) -> str:
         """The end of what its last run said."""

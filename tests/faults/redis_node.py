@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from holdfast.embedded import Valkey
-from tests.faults.program import HOST, PATIENCE_S, POLL_S, Pause, to_its_end
+from tests.faults.program import HOST, PATIENCE_S, POLL_S, Pausable, to_its_end
 
 AOF_DIRECTORY = "appendonlydir"
 _MANIFEST = "appendonly.aof.manifest"
@@ -25,7 +25,7 @@ _COPY_ATTEMPTS = 20
 Address = tuple[str, int]
 
 
-class RedisNode:
+class RedisNode(Pausable):
     """One Valkey: started, killed and paused by a test, on one directory and one port.
 
     `appendfsync`, `maxmemory` (such as `"64mb"`), `replica_of`, `min_replicas_to_write` and
@@ -52,7 +52,6 @@ class RedisNode:
         self.options = tuple(options)
         self.port = 0  # a free one, from the first start on
         self._server: Valkey | None = None
-        self._pause: Pause | None = None
 
     # Life
 
@@ -99,23 +98,12 @@ class RedisNode:
 
     def pause(self) -> None:
         """SIGSTOP."""
-        assert self.running and not self.paused, f"Valkey in {self.directory} cannot be paused"
-        self._pause = Pause([self.pid])
-
-    def resume(self) -> None:
-        """SIGCONT, if it is paused."""
-        if self._pause is not None:
-            self._pause.end()
-            self._pause = None
+        self._stop_all([self.pid], f"Valkey in {self.directory}")
 
     @property
     def running(self) -> bool:
         """Whether it is there; a paused one is."""
         return self._server is not None and self._server.running
-
-    @property
-    def paused(self) -> bool:
-        return self._pause is not None
 
     @property
     def pid(self) -> int:

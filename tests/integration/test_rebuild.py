@@ -19,7 +19,7 @@ from settlement.vetting import Seen, Vetting
 from tests.stack import Stack
 from tests.vetted import (
     Files,
-    claim,
+    begin_with_two_holds,
     dump,
     incidents,
     keep_leases,
@@ -27,7 +27,6 @@ from tests.vetted import (
     settle_all,
     shard,
     until,
-    vet,
     vet_anew,
 )
 
@@ -44,13 +43,7 @@ def valkey(server_dir: Path) -> Iterator[Valkey]:
 async def stack(valkey: Valkey, postgres_server: Postgres) -> AsyncIterator[Stack]:
     """Four open shards; `acme` has 100, a hold h1 that is settled, and a hold h2 that is not."""
     async with Stack(valkey.url, postgres_server.url, shards=4, vet=False) as stack:
-        await claim(stack)
-        await vet(stack)
-        await stack.renew_leases()
-        await stack.open(ACCOUNT, grant=100)  # entries 1 and 2
-        await stack.reserve(ACCOUNT, "h1", 10)  # 3
-        await settle_all(stack)
-        await stack.reserve(ACCOUNT, "h2", 20)  # 4
+        await begin_with_two_holds(stack, ACCOUNT)
         async with running(keep_leases(stack)):
             yield stack
 

@@ -16,10 +16,9 @@ from settlement.vetting import Vetting
 from tests.stack import Stack
 from tests.vetted import (
     Snapshot,
-    claim,
+    begin_with_two_holds,
     incidents,
     other_worker,
-    settle_all,
     shard,
     until,
     vet,
@@ -39,13 +38,7 @@ def valkey(server_dir: Path) -> Iterator[Valkey]:
 async def stack(valkey: Valkey, postgres_server: Postgres) -> AsyncIterator[Stack]:
     """Four open shards; `acme` has 100, and two holds of which the second is not settled."""
     async with Stack(valkey.url, postgres_server.url, shards=4, vet=False) as stack:
-        await claim(stack)
-        await vet(stack)
-        await stack.renew_leases()
-        await stack.open(ACCOUNT, grant=100)  # entries 1 and 2
-        await stack.reserve(ACCOUNT, "h1", 10)  # 3
-        await settle_all(stack)
-        await stack.reserve(ACCOUNT, "h2", 20)  # 4
+        await begin_with_two_holds(stack, ACCOUNT)
         yield stack
 
 
