@@ -43,6 +43,7 @@ async def session_world(valkey_server: Any, postgres_server: Any) -> AsyncIterat
 async def world(session_world: World) -> AsyncIterator[World]:
     # The loop stands still while fixtures that are not asynchronous start servers.
     await session_world.lease_all()
+    await session_world.settle_backlog()
     yield session_world
     await session_world.thaw()
 
