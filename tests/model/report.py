@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tests.model.catalogue import GROUNDS, Hole, ground_search, hole_search
 from tests.model.holes import HOLES
+
+Row = tuple[str, ...]
 
 PAGE = Path(__file__).parents[2] / "docs" / "model.md"
 
@@ -87,51 +89,54 @@ advisory lock of rule 14 keeps generations few; safety does not rest on it.
 """
 
 
-def rendered() -> str:
-    """The page. Searches everything that is near, once a run."""
+def rendered(
+    ground_row: Callable[[str], Row] | None = None, hole_row: Callable[[Hole], Row] | None = None
+) -> str:
+    """The page. Searches everything that is near, once a run, unless rows are told otherwise."""
+    ground_row, hole_row = ground_row or row_of_ground, hole_row or row_of_hole
+    near = [name for name, ground in GROUNDS.items() if not ground.far]
     lines = [_HEAD, _HOLDS.rstrip(), ""]
     lines += _table(
         ("model", "what happens in it", "states", "steps", "farthest", "hope"),
-        (
-            (
-                ground.family,
-                ground.about,
-                f"{(found := ground_search(name)).states:,}",
-                f"{found.steps:,}",
-                str(found.depth),
-                "yes" if ground.hopes else "",
-            )
-            for name, ground in GROUNDS.items()
-            if not ground.far
-        ),
+        map(ground_row, near),
     )
     lines += [_RULES.rstrip(), ""]
     lines += _table(
         ("rule", "taken out", "steps", "what happens", "states"),
-        (_hole_row(hole) for hole in HOLES if hole.fault),
+        (hole_row(hole) for hole in HOLES if hole.fault),
     )
     lines += [_HARMLESS.rstrip(), ""]
     lines += _table(
         ("rule", "taken out", "why nothing happens", "states"),
-        (
-            (hole.rule, hole.taken_out, hole.story, f"{hole_search(hole).states:,}")
-            for hole in HOLES
-            if not hole.fault
-        ),
+        (hole_row(hole) for hole in HOLES if not hole.fault),
     )
     return "\n".join(lines) + "\n" + _LIMITS
 
 
-def _hole_row(hole: Hole) -> tuple[str, ...]:
+def row_of_ground(name: str) -> Row:
+    """What the page says of a ground, which is searched."""
+    ground, found = GROUNDS[name], ground_search(name)
+    numbers = f"{found.states:,}", f"{found.steps:,}", str(found.depth)
+    return ground.family, ground.about, *numbers, "yes" if ground.hopes else ""
+
+
+def row_of_hole(hole: Hole) -> Row:
+    """What the page says of a rule, for which the search is made without it."""
     found = hole_search(hole)
+    states = f"{found.states:,}"
+    if not hole.fault:
+        return hole.rule, hole.taken_out, hole.story, states
     length = "none" if found.counterexample is None else str(len(found.counterexample))
-    return hole.rule, hole.taken_out, length, hole.story, f"{found.states:,}"
+    return hole.rule, hole.taken_out, length, hole.story, states
 
 
-def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
-    heads = tuple(heads)
-    lines = [heads, ("---",) * len(heads), *rows]
-    return [f"| {' | '.join(cells)} |" for cells in lines]
+def line(row: Row) -> str:
+    """A row as the page has it."""
+    return f"| {' | '.join(row)} |"
+
+
+def _table(heads: Row, rows: Iterable[Row]) -> list[str]:
+    return [line(row) for row in (heads, ("---",) * len(heads), *rows)]
 
 
 def _say(line: str) -> None:
