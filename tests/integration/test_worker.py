@@ -14,14 +14,13 @@ from typing import Any
 import pytest
 
 from holdfast.embedded import Postgres, Valkey
-from holdfast.wire import WireError
-from settlement import failpoints, journal
+from settlement import journal
 from settlement.claims import Claims
 from settlement.failures import POSTGRES_FAILURES
 from settlement.services import keep
 from settlement.state import WorkerState
 from settlement.worker import SettleLoop
-from tests.stack import Refused, Stack
+from tests.stack import Stack
 from tests.vetted import other_worker, until
 
 NOTHING = (0, False)
@@ -454,42 +453,3 @@ async def test_a_worker_opens_settles_and_stops(
         await assert_settled_once(stack)
         assert await stack.rows("worker") == []
         assert all(row["claimed_by"] == "" for row in await stack.rows("shard"))
-
-
-@pytest.mark.parametrize("point", failpoints.POINTS)
-async def test_a_worker_may_be_killed_at_any_point(
-    valkey_server: Valkey, postgres_server: Postgres, point: str
-) -> None:
-    """Given a worker that is killed there, If another one takes over, I expect every entry once."""
-    urls = valkey_server.url, postgres_server.url
-    async with Stack(*urls, shards=2, vet=False, leases=False) as stack:
-        retention = {"stream_retention_s": 0}
-        async with WorkerProcess(stack, test_failpoint=f"{point}:2", **retention) as doomed:
-            working = asyncio.create_task(keep_spending(stack))
-            _, errors = await asyncio.wait_for(doomed.communicate(), 60)
-            working.cancel()
-            await asyncio.gather(working, return_exceptions=True)
-            assert doomed.returncode == -signal.SIGKILL, errors
-        async with WorkerProcess(stack, **retention):
-            await opened(stack)
-            await open_accounts(stack)
-            await spend_more(stack)
-            await settled(stack)
-        await assert_settled_once(stack)
-
-
-async def open_accounts(stack: Stack) -> None:
-    for number in range(6):
-        with contextlib.suppress(Refused):  # it is there already
-            await stack.open(f"account-{number}")
-
-
-async def keep_spending(stack: Stack) -> None:
-    """Transitions as fast as they are answered, whatever becomes of them."""
-    while True:
-        with contextlib.suppress(Refused, WireError, OSError):
-            await stack.state.refresh(force=True)
-            if all(row.nonce for row in stack.state.rows):  # a worker has begun to vet them
-                await open_accounts(stack)
-                await spend_more(stack)
-        await asyncio.sleep(0.001)

@@ -187,5 +187,7 @@ ROW = Row(
     run=_run,
     count=1,
     variants=KINDS,
+    # A request dropped is one whose caller has to ask again, as of a reply; a delay is the mildest.
+    quick_variants=("drop-reply", "half-open", "cut-reply"),
     asked="10,000 operations",
 )
