@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,8 @@ class Record:
     """Of the tree that was tested; a `+` marks one with changes that were not committed."""
     ok: bool
     duration_s: float
+    times: int = 1
+    """How often it did its fault."""
     figures: Figures = field(default_factory=dict)
     message: str = ""
     """Why it failed."""
@@ -51,8 +54,8 @@ class Record:
     @property
     def line(self) -> str:
         """Its line in the record, without what is empty."""
-        optional = ("figures", "message", "kept")
-        told = {name: it for name, it in asdict(self).items() if it or name not in optional}
+        empty = {"times": 1, "figures": {}, "message": "", "kept": ""}
+        told = {name: it for name, it in asdict(self).items() if it != empty.get(name)}
         return json.dumps(told, ensure_ascii=False)
 
 
@@ -61,7 +64,8 @@ class Plan:
     """What one call is asked to do with each variant."""
 
     count: int | None = None
-    """Runs at most; None: until the row's own count is reached, or one where a seed is given."""
+    """Runs at most; None: until the fault was done as often as the row says, or one run where a
+    seed is given."""
     seed: int | None = None
     """The first seed; then it is run whether or not it ran before. None: the next unused ones."""
 
@@ -69,8 +73,8 @@ class Plan:
         """What is to run now, in order."""
         if self.seed is not None:
             return list(range(self.seed, self.seed + (self.count or 1)))
-        used = {r.seed for r in records if (r.row, r.variant) == (row.name, variant)}
-        missing = max(row.count - len(used), 0)
+        used = {r.seed: r.times for r in records if (r.row, r.variant) == (row.name, variant)}
+        missing = math.ceil(max(row.count - sum(used.values()), 0) / row.times)
         first = max(used, default=0) + 1
         wanted = missing if self.count is None else min(missing, self.count)
         return list(range(first, first + wanted))
@@ -122,7 +126,8 @@ async def attempt(
     `tree` is the commit to be written down.
     """
     directory = _new_directory(row)
-    run = Run(row.name, variant, seed, directory, quick)
+    times = 1 if quick else row.times
+    run = Run(row.name, variant, seed, directory, quick, times)
     began = time.monotonic()
     figures: Figures = {}
     message = ""
@@ -141,8 +146,8 @@ async def attempt(
     duration_s = round(time.monotonic() - began, 1)
     if message:
         kept = str(directory)
-        return Record(row.name, variant, seed, tree, False, duration_s, {}, message, kept)
-    return Record(row.name, variant, seed, tree, True, duration_s, figures)
+        return Record(row.name, variant, seed, tree, False, duration_s, 1, {}, message, kept)
+    return Record(row.name, variant, seed, tree, True, duration_s, times, figures)
 
 
 def _new_directory(row: Row) -> Path:

@@ -60,6 +60,8 @@ class Run:
     A history belongs here, so that a failed run keeps it."""
     quick: bool = False
     """Whether `make test` runs it: the same fault under a smaller load, within about 6 s."""
+    times: int = 1
+    """How often it does its fault."""
     rng: random.Random = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -88,7 +90,7 @@ class Row:
     """What must come true in every run, as the report says it."""
     run: Callable[[Run], Awaitable[Figures]]
     count: int
-    """Runs of each variant in a whole campaign."""
+    """How often a whole campaign does the fault, with each variant."""
     quick: int = 1
     """Runs of each variant in `make test`."""
     variants: tuple[str, ...] = ONLY
@@ -96,6 +98,8 @@ class Row:
     """Those of them that `make test` runs, where they are much alike; None: all."""
     limit_s: float = 300.0
     """A run that has not ended by then failed; most take 5 to 30 s, the longest say more."""
+    times: int = 1
+    """How often one run does the fault, one after the other; in `make test` once."""
     asked: str = ""
     """What `count` runs are to amount to, where that is what counts: "10,000 operations"."""
 
@@ -106,7 +110,7 @@ class Row:
 
     @property
     def wanted(self) -> str:
-        """The runs of each variant that are asked for, as the report says it."""
+        """How often each variant is asked for, as the report says it."""
         return f"{self.count:,} ({self.asked})" if self.asked else f"{self.count:,}"
 
 

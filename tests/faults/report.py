@@ -35,7 +35,8 @@ make faults ROW=postgres/kill SEED=17     # one seed again
 
 A seed repeats what a run chooses: the load, the moment and the kind of the fault. How the programs
 take turns is the machine's, so a seed makes a failure likely, not certain. A run that failed stays
-here for good, with the seed; *passed* counts the seeds whose last run was good.
+here for good, with the seed; *passed* counts what was done in seeds whose last run was good. A run
+of some rows does its fault several times, one after the other.
 """
 
 
@@ -77,8 +78,8 @@ def _summaries(row: Row, records: Sequence[Record]) -> Iterable[tuple[str, ...]]
             row.title if variant == row.variants[0] else "",
             row.expected if variant == row.variants[0] else "",
             row.wanted,
-            f"{len(last):,}",
-            f"{sum(record.ok for record in last):,}",
+            f"{sum(record.times for record in last):,}",
+            f"{sum(record.times for record in last if record.ok):,}",
             f"{sum(not record.ok for record in ran):,}",
         )
 

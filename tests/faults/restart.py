@@ -1,11 +1,9 @@
-"""A Redis that was killed and starts anew under load: what it has, and that it stays closed.
+"""A Redis that is killed and starts anew under load: what it has, and that it stays closed.
 
-    load.note("killed")
-    await place.redis.kill()
-    restart = await Restart.begin(place, load)
+    restart = Restart(place, load)
+    await restart.kill(0.2)
     closed_s = await restart.vetted()
-    ...
-    verdict = await load.judged()
+    await load.more(300)
     await restart.assert_closed_till_vetted()
 
 Whatever it came back with, it decides nothing before a worker has vetted it. That is told by times:
@@ -39,21 +37,23 @@ _FIRST = (
 
 
 class Restart:
-    """One restart, or several on end: then what is said here is about the last one."""
+    """One restart, or several: then what is said here is about the last one."""
 
     def __init__(self, place: Place, load: Background) -> None:
         self.place = place
         self.kept: list[list[Appended]] = [[] for _ in place.shards]
         """The entries that it came back with, by shard."""
-        self._load = load
+        self.load = load
+        self.kills = 0
+        """How often `kill` has killed it."""
         self._boot = ("", "")
         self._began_ns = 0
         self._closed_until_ms = [0] * len(self.kept)
 
     @classmethod
     async def begin(cls, place: Place, load: Background) -> Restart:
-        """Start Redis on its file as it is. Nothing may have rewritten that since its first start:
-        entries are looked for in what was appended."""
+        """Start a Redis that was killed, on its file as it is. Nothing may have rewritten the file
+        since its first start: entries are looked for in what was appended."""
         restart = cls(place, load)
         await restart._begin()
         return restart
@@ -62,7 +62,7 @@ class Restart:
         # A rewritten file has its entries where they are not looked for: those are known.
         written_now = zip(await written(self.place), self.kept, strict=True)
         self.kept = [now or before for now, before in written_now]
-        self._load.note("redis starts")
+        self.load.note("redis starts")
         self._began_ns = time.time_ns()
         await self.place.redis.start()
         async with self.place.redis_client() as client:
@@ -74,18 +74,24 @@ class Restart:
         """The number of the last entry that it came back with, by shard."""
         return last_of(self.kept)
 
-    async def again(self, down_s: float) -> None:
-        """Kill it once more, whether or not it was vetted by now, and start it."""
-        self._load.note("killed again")
+    async def kill(self, down_s: float) -> None:
+        """Kill it, whether or not it was vetted by now, and start it after so many seconds."""
+        self.load.note("killed")
         await self.place.redis.kill()
         await asyncio.sleep(down_s)
+        if self.kills:
+            await self._assert_untouched()
+        await self._begin()
+        self.kills += 1
+
+    async def _assert_untouched(self) -> None:
+        """Where it was not vetted when it was killed, nothing has happened."""
         async with self.place.postgres_connection() as connection:
             closed = [row["id"] for row in await self._closed(connection)]
         self._assert_unanswered(dict.fromkeys(closed, time.time_ns() // 1_000_000))
         seqs = last_of(await written(self.place))
         for shard in closed:
             assert seqs[shard] <= self.seqs[shard], f"shard {shard} was not vetted: {seqs[shard]}"
-        await self._begin()
 
     async def vetted(self, timeout_s: float = PATIENCE_S) -> float:
         """Wait until every shard takes new spending; the seconds since the start."""
@@ -117,7 +123,7 @@ class Restart:
 
     async def assert_closed_till_vetted(self) -> None:
         """Nothing was answered well, and no entry made, between the start and the vetting. To be
-        asked when all is settled."""
+        asked when what came after it is settled, or has begun to be."""
         closed_until_ms = self._closed_until_ms
         self._assert_unanswered(dict(enumerate(closed_until_ms)))
         marks = {each["shard"]: each["details"]["mark"] for each in await self._rebuilt()}
@@ -131,7 +137,7 @@ class Restart:
     def _assert_unanswered(self, until_ms: Mapping[int, int]) -> None:
         """Nobody was answered well, of these shards, between the start and a time of each."""
         offset_ns = time.time_ns() - time.monotonic_ns()
-        for operation in self._load.history.operations:
+        for operation in self.load.history.operations:
             answered_ns = (operation.answered_ns or 0) + offset_ns
             if operation.outcome != "ok" or answered_ns < self._began_ns:
                 continue

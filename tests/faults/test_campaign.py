@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,15 @@ async def test_a_given_seed_is_run_again_and_counts_once(record: Path) -> None:
     await go(rows, record, Plan(seed=7, count=2))
     await go(rows, record)
     assert [seed for _, seed in script.seeds] == [1, 2, 3, 2, 7, 8]
+
+
+async def test_a_run_counts_for_as_often_as_it_did_the_fault(record: Path) -> None:
+    script = Script(2)  # who knows how often a failed one did it
+    rows = (replace(row(script, count=10, variants=("",)), times=3),)
+    await go(rows, record)
+    assert [(run.seed, run.times) for run in script.runs] == [(1, 3), (2, 3), (3, 3), (4, 3)]
+    assert [each.times for each in load(record)] == [3, 1, 3, 3]
+    assert "| 10 | 10 | 9 | 1 |" in report.rendered(rows, load(record))
 
 
 async def test_rows_do_not_count_for_each_other(record: Path) -> None:
@@ -219,8 +229,8 @@ async def test_an_interrupted_run_is_not_in_the_record_and_leaves_nothing(record
 
 def test_a_run_is_one_line_of_json_and_is_read_as_it_was(record: Path) -> None:
     runs = [
-        Record("oom", "", 1, "abc", True, 1.5, {"lost": 0, "by": "lease"}),
-        Record("clock", "+1h", 2, "abc+", False, 0.5, {}, "±1 h\nis off", "/tmp/x"),
+        Record("oom", "", 1, "abc", True, 1.5, 4, {"lost": 0, "by": "lease"}),
+        Record("clock", "+1h", 2, "abc+", False, 0.5, 1, {}, "±1 h\nis off", "/tmp/x"),
     ]
     for each in runs:
         append(each, record)
