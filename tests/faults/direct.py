@@ -75,12 +75,24 @@ class Direct:
             for purse in rest:
                 limited = random.Random(purse.name).random() < self._mix.overdraft_share
                 settings = {"overdraft_limit": self._mix.funds // 10} if limited else {}
-                await self._ledger.put_account(purse.name, settings, context=self._context)
+                await self._put(purse.name, settings)
                 await self._carry_out(funds, purse)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(_OPENERS):
                 group.create_task(work())
+
+    async def _put(self, account: str, settings: dict[str, Any]) -> None:
+        """Open an account, also where stores that are busy send the call away at first."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                await self._ledger.put_account(account, settings, context=self._context)
+            except Unavailable:
+                if attempt == _ATTEMPTS:
+                    raise
+                await asyncio.sleep(_PAUSE_S)
+            else:
+                return
 
     async def run(self, operations: int, *, callers: int) -> None:
         """Until so many more operations were acknowledged."""
