@@ -17,7 +17,7 @@ def row(*, count: int = 3, variants: tuple[str, ...]) -> Row:
 
 
 def ran(seed: int, *, ok: bool = True, commit: str = "abc", **figures: int | float | str) -> Record:
-    return Record("oom", "kill", seed, commit, ok, 1.0, figures, "" if ok else "two | effects")
+    return Record("oom", "kill", seed, commit, ok, 1.0, 1, figures, "" if ok else "two | effects")
 
 
 def test_the_report_says_what_was_asked_done_and_passed() -> None:

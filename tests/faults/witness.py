@@ -43,11 +43,11 @@ _LINE = re.compile(r"\+(\d+\.\d+) \[\d+ ([^\]]+)\] (.*)")
 _WORD = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 _SETTING = "holdfast_test.worker"
-_AUDIT = """
-CREATE TABLE audit (at timestamptz, place text, did text, old jsonb, new jsonb);
+_SEEN = """
+CREATE TABLE seen (at timestamptz, place text, did text, old jsonb, new jsonb);
 CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO audit VALUES (clock_timestamp(), TG_ARGV[0], TG_OP,
+    INSERT INTO seen VALUES (clock_timestamp(), TG_ARGV[0], TG_OP,
         CASE WHEN TG_OP <> 'INSERT' THEN to_jsonb(OLD) END,
         CASE WHEN TG_OP <> 'DELETE' THEN to_jsonb(NEW) END);
     RETURN NULL;
@@ -108,7 +108,7 @@ class Witness:
     async def of(cls, place: Place) -> Witness:
         """Prepare both stores, before the worker is added."""
         async with place.postgres_connection() as connection:
-            for statement in (_AUDIT, *_TRIGGERS):
+            for statement in (_SEEN, *_TRIGGERS):
                 await connection.execute(statement)
         await place.redis.command("ACL", "SETUSER", NAME, *_RIGHTS)
         # A Redis that starts anew has only the users of its command line.
@@ -130,7 +130,7 @@ class Witness:
     async def writes(self, since: datetime) -> list[Write]:
         """Its rows from a moment on, by Postgres's clock, in order."""
         async with self.place.postgres_connection() as connection:
-            rows = await connection.fetch("SELECT * FROM audit WHERE at >= $1 ORDER BY at", since)
+            rows = await connection.fetch("SELECT * FROM seen WHERE at >= $1 ORDER BY at", since)
         return [
             Write(at, table, did, json.loads(old or "{}"), json.loads(new or "{}"))
             for at, table, did, old, new in rows
