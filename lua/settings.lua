@@ -32,7 +32,10 @@ put_settings(book, changes)
 for i = 1, #changes, 2 do
   if changes[i] == 'status' then kind = changes[i + 1] == 'closed' and 'settings' or 'freeze' end
 end
-if fields.status == 'closed' and (book.available ~= 0 or book.held ~= 0 or book.debt ~= 0) then
+-- A hold may be open and hold nothing any more: all of it was taken in parts.
+local open = redis.call('ZCARD', KEYS[7])
+if fields.status == 'closed'
+  and (book.available ~= 0 or book.held ~= 0 or book.debt ~= 0 or open ~= 0) then
   return {NOT_ZERO, 'status'}
 end
 -- Less overdraft than is in use would make the balance a debt that nobody agreed to.
@@ -40,7 +43,6 @@ local now_allowed = stored(fields.overdraft_limit)
 if now_allowed < overdraft and book.available < -now_allowed then
   return {NOT_ZERO, 'overdraft_limit'}
 end
-redis.call('ZCARD', KEYS[7])
 post(book, kind, now, nil, list('settings', changes, true))
 check_book(book)
 

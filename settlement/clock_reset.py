@@ -10,7 +10,7 @@ Rules
 - Redis, Postgres and the machine of the operator must agree within a second; run from elsewhere,
   the third one is a witness where both stores stand on one machine. Nobody else knows which of two
   times was wrong: so a person says it, with a reason.
-- The incident is written first: a reset that nobody can find out about does not happen.
+- Incident and audit are written first: a reset that nobody can find out about does not happen.
 - The script changes only what is behind, in the generation that this row names, while its Redis
   tells the time that was compared. It ends both leases: those of before were lent ahead of time.
   Nothing opens by it: by the wrong time Redis has ended records early, so that a worker rebuilds
@@ -28,6 +28,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from holdfast import audit
 from holdfast.codes import Code
 from holdfast.telemetry import log
 from holdfast.wire import Node
@@ -114,7 +115,18 @@ async def reset_clocks(
     if not ahead:
         return []
     latest = max(each.recorded_ms for each in ahead)
-    async with state.pool.acquire() as conn:
+    async with state.pool.acquire() as conn, conn.transaction():
+        rows = [
+            audit.Row(
+                audit.Caller(asked_by),
+                "shard.clock_reset",
+                f"shard:{each.number}",
+                before={"recorded_ms": each.recorded_ms},
+                after={"now_ms": each.now_ms, "reason": reason},
+            )
+            for each in ahead
+        ]
+        await audit.record_rows(conn, rows)
         await incidents.record(
             conn,
             "clock_reset",

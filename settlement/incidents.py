@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import orjson
 
+from holdfast import audit
 from settlement.queries import Connection, sql
 
 KINDS: Final[Mapping[str, str]] = {
@@ -71,7 +72,19 @@ async def end(conn: Connection, kind: str, *, subject: str) -> None:
 
 async def close(conn: Connection, number: int, by: str) -> bool:
     """An operator has dealt with it; False if there is no such open incident."""
-    return await conn.fetchval(sql("incident_close"), number, by) is not None
+    async with conn.transaction():
+        row = await conn.fetchrow(sql("incident_close"), number, by)
+        if row is None:
+            return False
+        await audit.record(
+            conn,
+            actor=by,
+            action="incident.close",
+            subject=f"incident:{number}",
+            account=row["account"],
+            before={"kind": row["kind"], "summary": row["summary"]},
+        )
+    return True
 
 
 async def listing(

@@ -25,6 +25,7 @@ import asyncpg
 
 from holdfast.keys import is_id
 from settlement import failpoints, incidents
+from settlement.audited import record_entries
 from settlement.fold import Fold, Rejected
 from settlement.queries import Connection, sql
 from settlement.reader import Entry
@@ -187,6 +188,9 @@ async def _attempt(
         await _insert(conn, batches, gate, copy=copy)
         if gate:
             await _divert(conn, batches, gate)
+        await record_entries(
+            conn, [e for batch in batches for e in batch.entries if e.account not in gate]
+        )
         failpoints.hit("insert")
         await apply(conn, fold)
         await _move_marks(conn, batches, states)

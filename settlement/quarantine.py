@@ -32,12 +32,14 @@ from typing import Any, Final
 
 import orjson
 
+from holdfast import audit
 from holdfast.codes import Code
 from holdfast.keys import is_id
 from holdfast.shards import Argument
 from holdfast.telemetry import Sampler, log
 from holdfast.wire import WireError
 from settlement import incidents
+from settlement.audited import record_entries
 from settlement.fold import Fold
 from settlement.journal import REJECTIONS, row_of
 from settlement.queries import Connection, Pool, sql
@@ -107,6 +109,15 @@ async def mend(pool: Pool, number: int, text: str, actor: str) -> None:
             mended=text,
             actor=actor,
         )
+        await audit.record(
+            conn,
+            actor=actor,
+            action="quarantine.mend",
+            subject=f"quarantine:{number}",
+            account=entry.account,
+            before={"entry": row["entry"]},
+            after={"entry": text},
+        )
 
 
 async def apply(pool: Pool, number: int, actor: str) -> int:
@@ -142,6 +153,8 @@ async def _end(pool: Pool, numbers: Sequence[int], actor: str, *, void: bool, re
                 voided = set(numbers) if void else set()
                 if account:
                     await conn.execute(sql("account_quarantine"), account, False)
+                    applied = [item.entry for item in pending if item.id not in voided]
+                    await record_entries(conn, applied)
                     await _take(conn, pending, voided)
                 else:
                     pending = _unknown(pending, numbers, void=void)
@@ -258,6 +271,20 @@ async def _note_end(
         corrections=[item.correction for item in pending if item.correction is not None],
         actor=actor,
         reason=reason,
+    )
+    await audit.record_rows(
+        conn,
+        [
+            audit.Row(
+                audit.Caller(actor),
+                "quarantine.void" if state == "voided" else "quarantine.apply",
+                f"quarantine:{item.id}",
+                account or None,
+                before={"state": "open", "entry": item.entry.text},
+                after={"state": state, "correction": item.correction, "reason": reason or None},
+            )
+            for item, state in zip(pending, states, strict=True)
+        ],
     )
 
 

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from holdfast import audit
 from holdfast.keys import is_id
 from holdfast.telemetry import log
 from holdfast.wire import ServerError
@@ -117,6 +118,14 @@ async def set_aside(
         loss.forked += len(part)
     async with generation.state.pool.acquire() as conn, conn.transaction():
         await generation.move(conn, number, "rebuilding", verdict.reason)
+        if asked_by:
+            await audit.record(
+                conn,
+                actor=asked_by,
+                action="shard.rebuild",
+                subject=f"shard:{number}",
+                after={"reason": verdict.reason, "mark": mark.seq},
+            )
         if declared.state == "rebuilding":
             return mark  # who began has written the incident in this very transaction
         at = await conn.fetchrow(sql("rebuild_mark"), number, generation.nonce)

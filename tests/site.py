@@ -33,7 +33,7 @@ from holdfast.children import free_port
 PATIENCE_S = 60  # bounds a wait for what comes sooner, so that a failure ends
 POLL_S = 0.02
 COMMAND = (sys.executable, "-m", "holdfast")
-OVER_HTTP = {"account", "member", "hold", "charge", "grant", "refund"}
+OVER_HTTP = {"account", "member", "hold", "charge", "grant", "refund", "adjust", "debt"}
 
 
 @dataclass(frozen=True)

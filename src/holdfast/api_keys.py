@@ -23,6 +23,8 @@ from hashlib import sha256
 from hmac import compare_digest
 from typing import Any, Final, Literal, get_args
 
+from holdfast import audit
+from holdfast.audit import SYSTEM, Caller
 from holdfast.errors import InvalidRequest, NotFound, StoreUnavailable, Unauthenticated
 from holdfast.postgres import Pool
 from holdfast.queries import sql
@@ -93,9 +95,14 @@ def _api_key(row: Any) -> ApiKey:
 
 
 async def create(
-    pool: Pool, name: str, scopes: Iterable[str], accounts: str | None = None
+    pool: Pool,
+    name: str,
+    scopes: Iterable[str],
+    accounts: str | None = None,
+    *,
+    by: Caller = SYSTEM,
 ) -> tuple[ApiKey, str]:
-    """Make a key. Returns it with its word, which nobody can learn again.
+    """Make a key, which the audit says. Returns it with its word, which nobody can learn again.
 
     Raises InvalidRequest for a name, a scope or an account pattern that is none, StoreUnavailable.
     """
@@ -109,7 +116,15 @@ async def create(
     key_id = "".join(secrets.choice(_ID_SIGNS) for _ in range(_ID_LENGTH))
     token = f"hf_{key_id}_{secrets.token_urlsafe(32)}"
     digest = sha256(token.encode()).digest()
-    row = await pool.fetchrow(sql("insert_api_key"), key_id, digest, name, wanted, accounts)
+    async with pool.acquire() as conn, conn.transaction():
+        row = await conn.fetchrow(sql("insert_api_key"), key_id, digest, name, wanted, accounts)
+        await audit.record_as(
+            by,
+            conn,
+            action="api_key.create",
+            subject=f"api_key:{key_id}",
+            after={"name": name, "scopes": wanted, "accounts": accounts},
+        )
     log("api_key_made", key=key_id, scopes=wanted, accounts=accounts)
     return _api_key(row), token
 
@@ -119,14 +134,23 @@ async def page(pool: Pool, after: str = "", limit: int = 100) -> list[ApiKey]:
     return [_api_key(row) for row in await pool.fetch(sql("list_api_keys"), after, limit)]
 
 
-async def revoke(pool: Pool, key_id: str) -> ApiKey:
-    """End a key for good; every process refuses it within a minute.
+async def revoke(pool: Pool, key_id: str, *, by: Caller = SYSTEM) -> ApiKey:
+    """End a key for good, which the audit says; every process refuses it within a minute.
 
     Raises NotFound, StoreUnavailable.
     """
-    row = await pool.fetchrow(sql("revoke_api_key"), key_id)
-    if row is None:
-        raise NotFound(f"there is no API key {key_id!r}")
+    async with pool.acquire() as conn, conn.transaction():
+        row = await conn.fetchrow(sql("revoke_api_key"), key_id)
+        if row is None:
+            raise NotFound(f"there is no API key {key_id!r}")
+        if row["ended"]:
+            await audit.record_as(
+                by,
+                conn,
+                action="api_key.revoke",
+                subject=f"api_key:{key_id}",
+                before={"name": row["name"]},
+            )
     log("api_key_revoked", key=key_id)
     return _api_key(row)
 

@@ -76,6 +76,8 @@ def given(pairs: list[Argument]) -> list[Argument]:
 def context_text(context: Context, metadata: dict[str, Any] | None = None) -> bytes:
     """The caller's words for the entry, as the JSON text that the script puts in."""
     words: dict[str, Any] = {"request_id": context.request_id, "actor": context.actor}
+    if context.address is not None:
+        words["address"] = context.address
     if context.traceparent is not None:
         words["traceparent"] = context.traceparent
     if context.description is not None:

@@ -188,9 +188,27 @@ async def database(conn: Connection, config: Config) -> list[Check]:
         await schema.check(conn, shards=config.shards, prefix=config.prefix)
         sheet.add("schema", "ok", f"{schema.migrations()[-1]}")
         sheet.add("shards", "ok", f"{config.shards} under `{config.prefix}`, as it was created")
+        await _add_role(sheet, conn)
     except schema.SchemaError as error:
         sheet.add("schema", "fail", str(error), "do what it says; nothing starts before that")
     return sheet.checks
+
+
+async def _add_role(sheet: Sheet, conn: Connection) -> None:
+    """Who the service is to Postgres: better nobody who could change the audit."""
+    row = await conn.fetchrow(sql("doctor_role"))
+    found = f"{row['role']}, which adds to the audit and cannot change it"
+    if row["superuser"]:
+        found = f"{row['role']}, a superuser: it can change the audit"
+    elif row["owner"]:
+        found = f"{row['role']}, which owns the audit and can change it"
+    sheet.expect(
+        "role",
+        not (row["superuser"] or row["owner"]),
+        found,
+        "run serve and settle as another role: `holdfast migrate --app-role NAME`",
+        "warn",
+    )
 
 
 async def clocks(wire: Wire, conn: Connection) -> list[Check]:

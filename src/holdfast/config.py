@@ -60,6 +60,9 @@ class Config(BaseSettings):
     metrics_dir: Path | None = Field(
         default=None, description="shared by API workers; a temporary folder if unset"
     )
+    proxies: str | None = Field(
+        default=None, description="whose X-Forwarded-For is believed; * for everybody's"
+    )
     test_clock: bool = Field(
         default=False, description="run the test build of the scripts; never in production"
     )

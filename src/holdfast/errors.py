@@ -17,7 +17,8 @@
     │   └── CommitExceedsFunds
     ├── NotFound                 404  (account, hold, route), 405
     ├── Conflict                 409  hold_committed, hold_released, hold_expired, hold_open,
-    │                                 account_frozen, account_closed, payment_duplicate
+    │                                 account_frozen, account_closed, account_not_empty,
+    │                                 payment_duplicate
     ├── RateLimited              429
     └── Unavailable              503
         ├── StoreUnavailable          nothing happened

@@ -137,7 +137,10 @@ class Member:
 
 @dataclass(slots=True)
 class Context:
-    """Who asks, for the entry: request id, actor (`key:<id>`, `worker`, `cli`), free words."""
+    """Who asks, for the entry: request id, actor (`key:<id>`, `worker`, `cli`), free words.
+
+    `address`, where the call came from, is told for what the audit has.
+    """
 
     request_id: str
     actor: str
@@ -145,3 +148,4 @@ class Context:
     description: str | None = None
     reason: str | None = None
     metadata: dict[str, Any] | None = None
+    address: str | None = None

@@ -206,7 +206,7 @@ REFUSALS: dict[Code, Callable[[str, list[Any]], HoldfastError]] = {
     ),
     Code.NOT_ZERO: lambda _kind, detail: InvalidRequest.of_field(
         detail[0].decode(),
-        "an account closes only with nothing available, held or owed"
+        "an account closes only with nothing available, held or owed, and no hold open"
         if detail[0] == b"status"
         else "is less than the overdraft in use",
     ),

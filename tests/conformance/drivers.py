@@ -74,6 +74,7 @@ class Driver(Protocol):
     ) -> Outcome: ...
     async def charge(self, account: str, key: str, **body: Any) -> Outcome: ...
     async def refund(self, account: str, key: str, **body: Any) -> Outcome: ...
+    async def adjust(self, account: str, key: str, **body: Any) -> Outcome: ...
 
 
 class HttpDriver:
@@ -152,6 +153,9 @@ class HttpDriver:
 
     async def refund(self, account: str, key: str, **body: Any) -> Outcome:
         return await self._send("POST", f"{account}/refunds", body, key)
+
+    async def adjust(self, account: str, key: str, **body: Any) -> Outcome:
+        return await self._send("POST", f"{account}/adjustments", body, key)
 
 
 class LedgerDriver:

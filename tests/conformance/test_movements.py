@@ -245,6 +245,41 @@ async def test_closing_needs_a_zero_balance(api: Driver, world: World) -> None:
     assert (await api.open(account, plan="x")).code == "account_closed"
 
 
+async def test_closing_needs_every_hold_ended(api: Driver, world: World) -> None:
+    """Given a hold all of which was taken in parts, I expect it to keep the account open."""
+    account = await world.account(api, 5)
+    await api.reserve(account, "h1", amount=5)
+    await api.commit(account, "h1", "p1", amount=5, final=False)
+    async with world.unchanged(account):
+        refused = await api.open(account, status="closed")
+        assert (refused.status, refused.errors[0]["field"]) == (422, "status")
+    await api.commit(account, "h1", amount=0)
+    assert (await api.open(account, status="closed")).status == 200
+
+
+async def test_an_adjustment_is_signed_and_done_once(api: Driver, world: World) -> None:
+    account = await world.account(api, 100)
+    first = await api.adjust(account, "a1", amount=-40, reason="counted twice")
+    assert (first.status, first.amount, first.funds) == (201, -40, (60, 0))
+    async with world.unchanged(account):
+        again = await api.adjust(account, "a1", amount=-40, reason="counted twice")
+        assert (again.status, again.replayed, again.funds) == (200, True, (60, 0))
+        for other in ({"amount": 40}, {"amount": -40, "reason": "another"}):
+            reused = await api.adjust(account, "a1", **{"reason": "counted twice", **other})
+            assert reused.code == "idempotency_key_reused"
+        poor = await api.adjust(account, "a2", amount=-61, reason="too much")
+        assert (poor.status, poor.code) == (402, "insufficient_credits")
+    assert (await api.account(account)).granted == 60
+
+
+async def test_an_adjustment_pays_debt_first(api: Driver, world: World) -> None:
+    account = await world.account(api, 10)
+    await api.charge(account, "c1", amount=30, on_shortfall="debt")
+    assert (await api.adjust(account, "a1", amount=15, reason="goodwill")).funds == (-5, 0)
+    assert (await api.adjust(account, "a2", amount=15, reason="goodwill")).funds == (10, 0)
+    assert (await api.account(account)).debt == 0
+
+
 async def test_overdraft_in_use_is_not_lowered(api: Driver, world: World) -> None:
     account = await world.account(api, 0, overdraft_limit=50)
     await api.charge(account, "c", amount=30)

@@ -89,7 +89,7 @@ def test_refusals_are_1_and_change_nothing(service: Site) -> None:
         (("hold", "show", "a2", "none"), "hold_not_found"),
         (("account", "set", "a2x", "--plan", "x"), "account_not_found"),
         (("account", "freeze", "a2x"), "account_not_found"),
-        (("account", "close", "a2", "--yes"), "invalid_request"),
+        (("account", "close", "a2", "--yes"), "account_not_empty"),
     ):
         refused = service.run(*arguments, "--json")
         assert (refused.code, refused.out) == (1, ""), refused

@@ -12,7 +12,7 @@ from holdfast.children import free_port
 from holdfast.doctor import examine, exit_code
 from holdfast.embedded import Postgres, Valkey
 from holdfast.wire import Wire
-from settlement import incidents
+from settlement import incidents, schema
 from tests.stack import Stack
 from tests.vetted import claim, settle_all
 
@@ -50,13 +50,14 @@ async def test_what_is_right_is_ok_and_what_is_wrong_says_how_to_mend_it(stack: 
     await work(stack)
     found = await checks(stack)
     assert levels(found).get("fail") == {"postgres fsync"}  # tests never lose power
-    assert levels(found).get("warn") == {"redis maxmemory"}
+    assert levels(found).get("warn") == {"redis maxmemory", "postgres role"}
     assert "unknown" not in levels(found)
     for check in found.values():
         assert bool(check.mend) is (check.level != "ok"), check
     assert exit_code(list(found.values())) == 1
     assert found["redis appendfsync"].found == "always"
-    assert found["postgres schema"].found.startswith("0001")
+    assert found["postgres schema"].found == str(schema.migrations()[-1])
+    assert "superuser" in found["postgres role"].found  # whom a fresh server has, and nobody else
     assert found["settlement leases"].found == "4 of 4 shards take new spending"
 
 

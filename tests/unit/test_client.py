@@ -270,6 +270,7 @@ CODES = {
     (409, "hold_open"): sdk.HoldOpen,
     (409, "account_frozen"): sdk.AccountFrozen,
     (409, "account_closed"): sdk.AccountClosed,
+    (409, "account_not_empty"): sdk.AccountNotEmpty,
     (409, "payment_duplicate"): sdk.PaymentDuplicate,
     (413, "body_too_large"): sdk.BodyTooLarge,
     (422, "invalid_request"): sdk.InvalidRequest,

@@ -8,6 +8,7 @@ from tests.sources import OURS, imports_of, module_of
 
 # What settlement may know of holdfast, and why.
 SETTLEMENT_KNOWS = {
+    "audit": "the rows that a settle or an operator adds to the audit",
     "codes": "what scripts answer",
     "cold": "the sweeper loads an account before it expires what is due",
     "config": "the settings of the process",

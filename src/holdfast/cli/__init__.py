@@ -2,9 +2,9 @@
 
 services   dev, serve, settle, migrate
 accounts   account, member: over HTTP, with an API key
-holds      hold, charge, grant, refund: likewise
+holds      hold, charge, grant, refund, adjust: likewise; debts (debt)
 stores     reconcile, inspect, rebuild, doctor: straight at the stores; likewise
-journal, incidents (incident, quarantine), clocks (clock), api_keys (key)
+journal, incidents (incident, quarantine), audit, clocks (clock), api_keys (key)
 traffic    replay, bench
 
 Every module imports what it needs inside its commands, so that `--help` and completion are quick. A
@@ -24,7 +24,9 @@ from holdfast import __version__
 from holdfast.cli import (
     accounts,
     api_keys,
+    audit,
     clocks,
+    debts,
     holds,
     incidents,
     journal,
@@ -56,11 +58,17 @@ app.add_typer(accounts.member, name="member", rich_help_panel=SERVICE)
 app.add_typer(holds.hold, name="hold", rich_help_panel=SERVICE)
 for movement in (holds.charge, holds.grant, holds.refund):
     app.command(rich_help_panel=SERVICE)(movement)
+# -1.5cr is an amount, not an option.
+app.command(rich_help_panel=SERVICE, context_settings={"ignore_unknown_options": True})(
+    holds.adjust
+)
+app.add_typer(debts.debt, name="debt", rich_help_panel=SERVICE)
 app.add_typer(journal.journal, name="journal", rich_help_panel=STORES)
 for operation in (stores.reconcile, stores.inspect, stores.rebuild, stores.doctor):
     app.command(rich_help_panel=STORES)(operation)
 app.add_typer(incidents.incident, name="incident", rich_help_panel=STORES)
 app.add_typer(incidents.quarantine, name="quarantine", rich_help_panel=STORES)
+app.command(rich_help_panel=STORES)(audit.audit)
 app.add_typer(clocks.clock, name="clock", rich_help_panel=STORES)
 app.add_typer(api_keys.key, name="key", rich_help_panel=STORES)
 app.command(rich_help_panel=TRAFFIC)(traffic.replay)

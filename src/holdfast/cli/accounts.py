@@ -49,6 +49,8 @@ ACCOUNT_SETTINGS: Final = (
     *("overdraft_limit", "max_open_holds", "low_balance", "plan", "metadata"),
 )
 
+Why = Annotated[str | None, typer.Option("--reason", help="Why; kept for the record.")]
+
 # ── account ──────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -174,33 +176,55 @@ def set_account(
 
 @account.command("freeze")
 def freeze_account(
-    name: AccountId, url: Url = None, api_key: ApiKey = None, as_json: Json = False
+    name: AccountId,
+    *,
+    reason: Why = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
 ) -> int:
     """Take on nothing new for an account; what is held may still end."""
-    return _change_account(name, {"status": "frozen"}, url, api_key, as_json)
+    return _change_account(name, _status("frozen", reason), url, api_key, as_json)
 
 
 @account.command("thaw")
 def thaw_account(
-    name: AccountId, url: Url = None, api_key: ApiKey = None, as_json: Json = False
+    name: AccountId,
+    *,
+    reason: Why = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
 ) -> int:
     """Let a frozen account spend again."""
-    return _change_account(name, {"status": "active"}, url, api_key, as_json)
+    return _change_account(name, _status("active", reason), url, api_key, as_json)
 
 
 @account.command("close")
 def close_account(
     name: AccountId,
     *,
+    write_off: Annotated[
+        bool, typer.Option("--write-off", help="Bring what is left, credits or debt, to zero.")
+    ] = False,
+    reason: Why = None,
     yes: Yes = False,
     url: Url = None,
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> int:
-    """Close an account for good; nothing may be left in it."""
+    """Close an account for good; nothing may be left in it, or it is written off."""
+    if write_off and not (reason and reason.strip()):
+        raise Failure("--write-off needs a --reason", USAGE)
     if not yes:
-        confirm(f"Close {name} for good?")
-    return _change_account(name, {"status": "closed"}, url, api_key, as_json)
+        confirm(f"{'Write off what is left, and close' if write_off else 'Close'} {name} for good?")
+    with service(url, api_key) as connected:
+        closed = connected.close_account(name, write_off=write_off, reason=reason)
+    return _show_account(closed, as_json)
+
+
+def _status(status: str, reason: str | None) -> dict[str, Any]:
+    return {"status": status} | ({"reason": reason} if reason else {})
 
 
 def _change_account(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from holdfast.cli.incidents import operator
 from holdfast.cli.output import DONE, facts, moment, more, note, show, show_json, table
 from holdfast.cli.places import After, Json, Limit, database_configuration, database_pool, run
 
@@ -41,10 +42,12 @@ def create_key(
 
 async def _create_key(name: str, scopes: str, accounts: str | None) -> tuple[ApiKey, str]:
     from holdfast import api_keys  # noqa: PLC0415
+    from holdfast.audit import Caller  # noqa: PLC0415
 
     wanted = api_keys.SCOPES if scopes == "all" else scopes.replace(" ", "").split(",")
     async with database_pool(database_configuration()) as pool:
-        return await api_keys.create(pool, name, wanted, accounts)
+        by = Caller(operator(None))
+        return await api_keys.create(pool, name, wanted, accounts, by=by)
 
 
 @key.command("list")
@@ -86,9 +89,10 @@ def revoke_key(
 
     async def work() -> ApiKey:
         from holdfast import api_keys  # noqa: PLC0415
+        from holdfast.audit import Caller  # noqa: PLC0415
 
         async with database_pool(database_configuration()) as pool:
-            return await api_keys.revoke(pool, key_id)
+            return await api_keys.revoke(pool, key_id, by=Caller(operator(None)))
 
     revoked = run(work())
     if as_json:

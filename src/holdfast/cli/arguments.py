@@ -21,6 +21,10 @@ def _amount(text: str) -> int:
         raise typer.BadParameter(str(error)) from None
 
 
+def _signed(text: str) -> int:
+    return -_amount(text[1:]) if text.startswith("-") else _amount(text)
+
+
 def _limit(text: str) -> int | str:
     return NONE if text == NONE else _amount(text)
 
@@ -31,7 +35,8 @@ def _count(text: str) -> int | str:
     raise typer.BadParameter(f"{text!r} is neither a number nor {NONE}")
 
 
-def _moment(text: str) -> datetime:
+def parse_moment(text: str) -> datetime:
+    """A time with its zone. Raises typer.BadParameter."""
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
@@ -55,6 +60,10 @@ AccountId = Annotated[str, typer.Argument(metavar="ACCOUNT")]
 MemberId = Annotated[str, typer.Argument(metavar="MEMBER")]
 HoldId = Annotated[str, typer.Argument(metavar="HOLD")]
 Amount = Annotated[int, typer.Argument(parser=_amount, metavar="AMOUNT", help="1500000 or 1.5cr.")]
+SignedAmount = Annotated[
+    int,
+    typer.Argument(parser=_signed, metavar="AMOUNT", help="1500000 or 1.5cr; -1.5cr takes."),
+]
 MaybeAmount = Annotated[
     int | None, typer.Argument(parser=_amount, metavar="AMOUNT", help="1500000 or 1.5cr.")
 ]
@@ -83,7 +92,9 @@ def _setting(name: str, what: str, parser: Any = _limit, metavar: str = "AMOUNT"
     return typer.Option(name, parser=parser, metavar=f"{metavar}|none", help=what)
 
 
-Expiry = Annotated[datetime | None, typer.Option("--expires-at", parser=_moment, metavar="TIME")]
+Expiry = Annotated[
+    datetime | None, typer.Option("--expires-at", parser=parse_moment, metavar="TIME")
+]
 
 Daily = Annotated[Any, _setting("--daily-limit", "Most that a UTC day may use.")]
 Monthly = Annotated[Any, _setting("--monthly-limit", "Most that a UTC month may use.")]

@@ -16,6 +16,7 @@ from holdfast.cli.arguments import (
     Key,
     MaybeAmount,
     Shortfall,
+    SignedAmount,
     Who,
     Words,
     amount_option,
@@ -244,7 +245,7 @@ def charge(
             key=key,
             durability=durability,
         )
-    return _show_posting("charge", done, as_json)
+    return show_posting("charge", done, as_json)
 
 
 def grant(
@@ -279,7 +280,29 @@ def grant(
             key=key,
             durability=durability,
         )
-    return _show_posting("grant", done, as_json)
+    return show_posting("grant", done, as_json)
+
+
+def adjust(
+    account: AccountId,
+    amount: SignedAmount,
+    *,
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept with the entry.")],
+    description: Words = None,
+    key: Key = None,
+    durability: Durability = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> int:
+    """Correct an account by hand: add, or, with a negative amount, take; debt is paid first."""
+    if not reason.strip():
+        raise Failure("--reason needs a word", USAGE)
+    with service(url, api_key) as connected:
+        done = connected.adjust(
+            account, amount, reason=reason, description=description, key=key, durability=durability
+        )
+    return show_posting("adjustment", done, as_json)
 
 
 def refund(
@@ -299,10 +322,11 @@ def refund(
     """Give back what a hold or a charge took."""
     with service(url, api_key) as connected:
         done = connected.refund(account, of, amount, reason=reason, key=key, durability=durability)
-    return _show_posting("refund", done, as_json)
+    return show_posting("refund", done, as_json)
 
 
-def _show_posting(kind: str, done: Posting, as_json: bool) -> int:
+def show_posting(kind: str, done: Posting, as_json: bool) -> int:
+    """A charge, grant, refund or adjustment."""
     if as_json:
         show_json({**done.raw, "replayed": done.replayed})
         return DONE

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from holdfast.cli.incidents import operator
 from holdfast.cli.output import DONE, misconfigured, note, show, show_json, undecided
 from holdfast.cli.places import Json, configuration
 from holdfast.cli.start import check_redis, check_stores
@@ -101,7 +102,9 @@ def serve(
             lifespan="on",
             access_log=False,
             server_header=False,
-            proxy_headers=False,  # nothing here asks where a caller is
+            # Where a caller is, for the audit: who is no proxy of ours could write anything there.
+            proxy_headers=config.proxies is not None,
+            forwarded_allow_ips=config.proxies,
             log_config=_server_logs(config.log_level),
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_DRAIN_S,
@@ -205,26 +208,37 @@ async def _settle(config: Config) -> None:
         raise misconfigured(str(error)) from None
 
 
-def migrate(as_json: Json = False) -> int:
+def migrate(
+    *,
+    app_role: Annotated[
+        str | None,
+        typer.Option(
+            "--app-role",
+            metavar="NAME",
+            help="Give this role of Postgres what serve and settle need, and nothing else.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> int:
     """Bring the database up to this release. Repeating it changes nothing.
 
     The first run fixes HOLDFAST_SHARDS and HOLDFAST_PREFIX for the life of the database.
     """
-    applied = asyncio.run(_migrate(configuration()))
+    applied = asyncio.run(_migrate(configuration(), app_role))
     if as_json:
-        show_json({"applied": applied})
-    elif applied:
-        show(*(f"applied {name}" for name in applied))
-    else:
-        show("the schema is up to date")
+        show_json({"applied": applied} | ({"app_role": app_role} if app_role else {}))
+        return DONE
+    show(*([f"applied {name}" for name in applied] or ["the schema is up to date"]))
+    if app_role:
+        show(f"{app_role} may do what serve and settle need")
     return DONE
 
 
-async def _migrate(config: Config) -> list[str]:
+async def _migrate(config: Config, app_role: str | None) -> list[str]:
     """Names of what was applied. Raises Failure."""
     import asyncpg  # noqa: PLC0415
 
-    from settlement import schema  # noqa: PLC0415
+    from settlement import roles, schema  # noqa: PLC0415
 
     if config.database_url is None:
         raise misconfigured("no Postgres is named: set HOLDFAST_DATABASE_URL")
@@ -232,7 +246,14 @@ async def _migrate(config: Config) -> list[str]:
     if config.redis_url is not None and (why := await check_redis(config)):
         raise misconfigured(why)
     try:
-        return await schema.migrate(config.database_url, shards=config.shards, prefix=config.prefix)
+        conn = await asyncpg.connect(config.database_url)
+        try:
+            applied = await schema.migrate(conn, shards=config.shards, prefix=config.prefix)
+            if app_role:
+                await roles.grant_to(conn, app_role, operator(None))
+        finally:
+            await conn.close()
+        return applied
     except schema.SchemaError as error:
         raise misconfigured(str(error)) from None
     except (asyncpg.InterfaceError, ValueError) as error:

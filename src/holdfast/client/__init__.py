@@ -24,6 +24,7 @@ from holdfast.client.calls import AccountSettings, GrantSource, MemberSettings
 from holdfast.client.errors import (
     AccountClosed,
     AccountFrozen,
+    AccountNotEmpty,
     AccountNotFound,
     AmountLimit,
     BadRequest,
@@ -58,13 +59,25 @@ from holdfast.client.errors import (
     UnexpectedAnswer,
 )
 from holdfast.client.openhold import AsyncOpenHold, OpenHold
-from holdfast.client.results import Account, Answer, Entry, Hold, Member, Page, Posting, Usage
+from holdfast.client.results import (
+    Account,
+    Answer,
+    Debt,
+    Entry,
+    Hold,
+    Member,
+    Page,
+    Posting,
+    Uncollected,
+    Usage,
+)
 
 __all__ = [
     "MAX_BATCH",
     "Account",
     "AccountClosed",
     "AccountFrozen",
+    "AccountNotEmpty",
     "AccountNotFound",
     "AccountSettings",
     "AmountLimit",
@@ -80,6 +93,7 @@ __all__ = [
     "CommitExceedsFunds",
     "Conflict",
     "ConnectionLost",
+    "Debt",
     "Durability",
     "Entry",
     "Forbidden",
@@ -114,6 +128,7 @@ __all__ = [
     "StoreUnavailable",
     "Unauthenticated",
     "Unavailable",
+    "Uncollected",
     "UnexpectedAnswer",
     "Usage",
     "calls",

@@ -14,6 +14,7 @@ from holdfast.client import calls
 from holdfast.client.backoff import Backoff
 from holdfast.client.batch import batch
 from holdfast.client.call import DEFAULT_TTL_SECONDS, Call, Durability, OnShortfall
+from holdfast.client.debts import collect, debts, uncollected
 from holdfast.client.errors import HoldfastError
 from holdfast.client.exchange import Service, error_from_failure, read_answer, signature_of_method
 from holdfast.client.openhold import AsyncOpenHold
@@ -107,6 +108,7 @@ class AsyncClient:
 
     put_account = _sent(calls.put_account)
     get_account = _sent(calls.get_account)
+    close_account = _sent(calls.close_account)
     accounts = _sent(calls.accounts)
     put_member = _sent(calls.put_member)
     get_member = _sent(calls.get_member)
@@ -119,9 +121,13 @@ class AsyncClient:
     charge = _sent(calls.charge)
     refund = _sent(calls.refund)
     grant = _sent(calls.grant)
+    adjust = _sent(calls.adjust)
     entries = _sent(calls.entries)
     usage = _sent(calls.usage)
     batch = _sent(batch)
+    debts = _sent(debts)
+    uncollected = _sent(uncollected)
+    collect = _sent(collect)
 
     async def iter_entries(self, account: str, *, after: str | None = None) -> AsyncIterator[Entry]:
         """The account's journal after the cursor `after`, page by page, to its end."""

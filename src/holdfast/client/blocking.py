@@ -14,6 +14,7 @@ from holdfast.client import calls
 from holdfast.client.backoff import Backoff
 from holdfast.client.batch import batch
 from holdfast.client.call import DEFAULT_TTL_SECONDS, Call, Durability, OnShortfall
+from holdfast.client.debts import collect, debts, uncollected
 from holdfast.client.errors import HoldfastError
 from holdfast.client.exchange import Service, error_from_failure, read_answer, signature_of_method
 from holdfast.client.openhold import OpenHold
@@ -95,6 +96,7 @@ class Client:
 
     put_account = _sent(calls.put_account)
     get_account = _sent(calls.get_account)
+    close_account = _sent(calls.close_account)
     accounts = _sent(calls.accounts)
     put_member = _sent(calls.put_member)
     get_member = _sent(calls.get_member)
@@ -107,9 +109,13 @@ class Client:
     charge = _sent(calls.charge)
     refund = _sent(calls.refund)
     grant = _sent(calls.grant)
+    adjust = _sent(calls.adjust)
     entries = _sent(calls.entries)
     usage = _sent(calls.usage)
     batch = _sent(batch)
+    debts = _sent(debts)
+    uncollected = _sent(uncollected)
+    collect = _sent(collect)
 
     def iter_entries(self, account: str, *, after: str | None = None) -> Iterator[Entry]:
         """The account's journal after the cursor `after`, page by page, to its end."""

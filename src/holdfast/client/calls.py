@@ -37,7 +37,9 @@ __all__ = [
     "GrantSource",
     "MemberSettings",
     "accounts",
+    "adjust",
     "charge",
+    "close_account",
     "commit",
     "entries",
     "extend",
@@ -70,6 +72,7 @@ class AccountSettings(TypedDict, total=False):
     plan: str | None
     status: str
     metadata: Metadata | None
+    reason: str
 
 
 class MemberSettings(TypedDict, total=False):
@@ -93,6 +96,29 @@ def put_account(
         path=account_path(account),
         account=account,
         body=settings,
+        durability=durability,
+        read=Account.read,
+    )
+
+
+def close_account(
+    account: str,
+    *,
+    write_off: bool = False,
+    reason: str | None = None,
+    durability: Durability | None = None,
+) -> Call[Account]:
+    """Close the account for good; one that is closed already is answered as it is.
+
+    `write_off` brings what is left, credits or debt, to zero first; it needs a `reason`. Raises
+    AccountNotFound, AccountNotEmpty.
+    """
+    return Call(
+        op="close_account",
+        method="POST",
+        path=f"{account_path(account)}/close",
+        account=account,
+        body=given(write_off=write_off or None, reason=reason),
         durability=durability,
         read=Account.read,
     )
@@ -316,6 +342,26 @@ def refund(
     )
     return keyed(
         "refund", account, "refunds", body, key=key, durability=durability, read=Posting.read
+    )
+
+
+def adjust(
+    account: str,
+    amount: int,
+    *,
+    reason: str,
+    description: str | None = None,
+    metadata: Metadata | None = None,
+    key: str | None = None,
+    durability: Durability | None = None,
+) -> Call[Posting]:
+    """Correct the balance by hand by `amount` microcredits, negative to take; says why.
+
+    Raises InsufficientCredits (nothing is taken below zero), AccountNotFound, AccountClosed.
+    """
+    body = given(amount=amount, reason=reason, description=description, metadata=metadata)
+    return keyed(
+        "adjust", account, "adjustments", body, key=key, durability=durability, read=Posting.read
     )
 
 

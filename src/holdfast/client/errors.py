@@ -13,7 +13,7 @@
     │   └── HoldNotFound
     ├── Conflict                409  the state of the hold or account forbids it
     │   ├── HoldCommitted, HoldReleased, HoldExpired, HoldOpen
-    │   ├── AccountFrozen, AccountClosed
+    │   ├── AccountFrozen, AccountClosed, AccountNotEmpty
     │   └── PaymentDuplicate
     ├── BodyTooLarge            413
     ├── Invalid                 422  the request's content
@@ -43,6 +43,7 @@ from typing import Any
 __all__ = [
     "AccountClosed",
     "AccountFrozen",
+    "AccountNotEmpty",
     "AccountNotFound",
     "AmountLimit",
     "BadRequest",
@@ -184,6 +185,10 @@ class AccountClosed(Conflict):
     """The account is closed."""
 
 
+class AccountNotEmpty(Conflict):
+    """The account is to be closed and has something in it; `problem` names what."""
+
+
 class PaymentDuplicate(Conflict):
     """This payment was recorded before with another content."""
 
@@ -260,6 +265,7 @@ _BY_CODE: dict[str, type[HoldfastError]] = {
     "hold_open": HoldOpen,
     "account_frozen": AccountFrozen,
     "account_closed": AccountClosed,
+    "account_not_empty": AccountNotEmpty,
     "payment_duplicate": PaymentDuplicate,
     "invalid_request": InvalidRequest,
     "amount_limit": AmountLimit,

@@ -15,7 +15,18 @@ from datetime import datetime
 from functools import cache
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Account", "Answer", "Entry", "Hold", "Member", "Page", "Posting", "Usage"]
+__all__ = [
+    "Account",
+    "Answer",
+    "Debt",
+    "Entry",
+    "Hold",
+    "Member",
+    "Page",
+    "Posting",
+    "Uncollected",
+    "Usage",
+]
 
 T = TypeVar("T")
 R = TypeVar("R", bound="Record")
@@ -213,6 +224,33 @@ class Usage(Record):
     day: str | None = None
     member: str | None = None
     model: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Debt(Record):
+    """An account that owes `debt` microcredits."""
+
+    account: str
+    status: str
+    debt: int
+    available: int = 0
+    held: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uncollected(Record):
+    """A hold or charge (`of`) that took less than its work cost, in microcredits.
+
+    `uncollected` is what it could not take, `collected` what of that was taken since.
+    """
+
+    account: str
+    of: str
+    kind: str
+    uncollected: int
+    collected: int = 0
+    member: str | None = None
+    at: datetime | None = None
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,12 @@ async def put_account(call: Call, body: AccountSettings) -> Answer[AccountAnswer
     What is left out stays as it is, null takes a setting away; `{}` opens an account that has none.
     """
     # What was sent, null included; what was not sent has its default in `body` and is not meant.
-    settings = {name: getattr(body, name) for name in body.model_fields_set}
+    settings = {name: getattr(body, name) for name in body.model_fields_set - {"reason"}}
     account = await call.ledger.put_account(
-        call.account, settings, context=call.context(), durability=call.durability
+        call.account,
+        settings,
+        context=call.audited_context(reason=body.reason),
+        durability=call.durability,
     )
     return Answer(201 if account.created else 200, account_answer(account))
 
@@ -38,7 +41,11 @@ async def put_member(call: Call, body: MemberLimits) -> Answer[MemberAnswer]:
     """
     limits = {name: getattr(body, name) for name in body.model_fields_set}
     member = await call.ledger.put_member(
-        call.account, call.member, limits, context=call.context(), durability=call.durability
+        call.account,
+        call.member,
+        limits,
+        context=call.audited_context(),
+        durability=call.durability,
     )
     return Answer(201 if member.created else 200, member_answer(member))
 

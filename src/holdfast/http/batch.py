@@ -73,7 +73,7 @@ async def _perform(batch_call: Call, operation: Operation) -> Answer[Any]:
     if (operation.op in _OF_HOLD) is (operation.hold is None):
         wrong = "is required" if operation.hold is None else "is not known here"
         raise InvalidRequest.of_field("hold", wrong)
-    call = Call(batch_call.service, batch_call.api_key, batch_call.request_id)
+    call = Call(batch_call.service, batch_call.api_key, batch_call.request_id, batch_call.address)
     call.durability, call.traceparent = batch_call.durability, batch_call.traceparent
     ids = {"account": operation.account}
     if operation.hold is not None:

@@ -158,6 +158,7 @@ class AccountSettings(Form):
         Field(json_schema_extra=lambda schema: schema.pop("default")),  # left out, it stays
     ] = "active"
     metadata: Metadata | None = None
+    reason: Annotated[Words | None, Field(description="why; kept with the entry")] = None
 
 
 class MemberLimits(Form):

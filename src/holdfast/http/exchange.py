@@ -75,7 +75,8 @@ class Exchange:
                 token = read_token(headers)
                 known = service.api_keys.known(token)
                 api_key = known if known is not None else await service.api_keys.find(token)
-            call = Call(service, api_key, request_id)
+            client = scope.get("client")
+            call = Call(service, api_key, request_id, client and client[0])
             if ids:
                 call.take_ids(ids)
             if route.scopes:

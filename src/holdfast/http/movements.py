@@ -32,7 +32,7 @@ async def refund(call: Call, body: Refund) -> Answer[MovementAnswer]:
         of=body.of,
         amount=body.amount,
         metadata=body.metadata,
-        context=call.context(body.description, reason=body.reason),
+        context=call.audited_context(body.description, reason=body.reason),
         durability=call.durability,
     )
     return _made(movement)
@@ -49,7 +49,7 @@ async def grant(call: Call, body: Grant) -> Answer[MovementAnswer]:
         expires_ms=None if body.expires_at is None else time_ms(body.expires_at),
         expires_at=body.expires_at,
         metadata=body.metadata,
-        context=call.context(body.description),
+        context=call.audited_context(body.description),
         durability=call.durability,
     )
     return _made(movement)

@@ -21,7 +21,7 @@ MEDIA_TYPE: Final = b"application/problem+json"
 HeaderList = list[tuple[bytes, bytes]]
 
 # What is rounded for callers that may not read balances, to 0.01 credit.
-_BALANCES: Final = ("available", "held", "short")
+_BALANCES: Final = ("available", "held", "short", "debt")
 _CENT: Final = 10_000
 
 
@@ -103,6 +103,11 @@ CODES: Final[Mapping[str, Explanation]] = {
         "An operator must set it to active.",
     ),
     "account_closed": Explanation(409, "The account is closed.", "Use another account."),
+    "account_not_empty": Explanation(
+        409,
+        "The account has a balance or open holds, and so does not close; members name them.",
+        "End its holds; use up the balance, or close it with write_off.",
+    ),
     "payment_duplicate": Explanation(
         409,
         "This payment was recorded before with another content.",

@@ -15,6 +15,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from holdfast.api_keys import ApiKey, ApiKeys
+from holdfast.audit import Caller
 from holdfast.errors import (
     BodyTooLarge,
     Forbidden,
@@ -81,11 +82,13 @@ class Service:
 class Call:
     """One call: alone in a request, or one of a batch.
 
-    `account`, `hold`, `member` and `name` are '' where the path does not name them.
+    `account`, `hold`, `member` and `name` are '' where the path does not name them. `address` is
+    where the connection came from.
     """
 
     __slots__ = (
         "account",
+        "address",
         "api_key",
         "durability",
         "hold",
@@ -97,10 +100,13 @@ class Call:
         "traceparent",
     )
 
-    def __init__(self, service: Service, api_key: ApiKey, request_id: str) -> None:
+    def __init__(
+        self, service: Service, api_key: ApiKey, request_id: str, address: str | None = None
+    ) -> None:
         self.service = service
         self.api_key = api_key
         self.request_id = request_id
+        self.address = address
         self.account = self.hold = self.member = self.name = ""
         self.key: str | None = None
         self.durability: Durability | None = None
@@ -148,6 +154,22 @@ class Call:
         return Context(
             self.request_id, self.api_key.actor, self.traceparent, description, reason, metadata
         )
+
+    def audited_context(
+        self,
+        description: str | None = None,
+        *,
+        reason: str | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> Context:
+        """The same with where the call came from, for what the audit will have."""
+        context = self.context(description, reason=reason, metadata=metadata)
+        context.address = self.address
+        return context
+
+    def caller(self) -> Caller:
+        """Who asks, for a change of Postgres itself."""
+        return Caller(self.api_key.actor, self.api_key.id, self.address, self.request_id)
 
 
 def refuse_doubled(pairs: Iterable[tuple[bytes, bytes]]) -> None:

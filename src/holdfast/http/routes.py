@@ -10,7 +10,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from holdfast.http import accounts, admin, answers, batch, bodies, holds, listings, movements, ops
+from holdfast.http import (
+    accounts,
+    adjustments,
+    admin,
+    answers,
+    audit,
+    batch,
+    bodies,
+    debts,
+    holds,
+    listings,
+    movements,
+    ops,
+)
 from holdfast.http.answers import Answer
 from holdfast.http.bodies import Form
 from holdfast.http.requests import MAX_BATCH_BYTES, MAX_BODY_BYTES, Call
@@ -151,6 +164,22 @@ ROUTES: Final[Sequence[Route]] = (
         errors=("account_not_found",),
     ),
     Route(
+        *("adjust", "POST", _ACCOUNT + "/adjustments", adjustments.adjust, ADMIN),
+        *(adjustments.Adjust, answers.MovementAnswer, "required"),
+        made=True,
+        settles=True,
+        errors=(
+            *("account_not_found", "account_closed", "insufficient_credits", "amount_limit"),
+            *("idempotency_key_reused", "outcome_unknown"),
+        ),
+    ),
+    Route(
+        *("close_account", "POST", _ACCOUNT + "/close", adjustments.close, ADMIN),
+        *(adjustments.Close, answers.AccountAnswer),
+        settles=True,
+        errors=("account_not_found", "account_not_empty", "outcome_unknown"),
+    ),
+    Route(
         *("put_member", "PUT", _ACCOUNT + "/members/{member}", accounts.put_member, ADMIN),
         *(bodies.MemberLimits, answers.MemberAnswer),
         made=True,
@@ -196,6 +225,26 @@ ROUTES: Final[Sequence[Route]] = (
         *("revoke_key", "DELETE", "/v1/admin/keys/{name}", admin.revoke_key, ADMIN),
         *(bodies.NoQuery, answers.ApiKeyAnswer),
         errors=("not_found",),
+    ),
+    # audit
+    Route(
+        *("list_audit", "GET", "/v1/admin/audit", audit.list_audit, ADMIN),
+        *(audit.AuditPage, answers.ListAnswer[audit.AuditAnswer]),
+    ),
+    # debts
+    Route(
+        *("list_debts", "GET", "/v1/admin/debts", debts.list_debts, ADMIN),
+        *(debts.DebtsPage, answers.ListAnswer[debts.DebtAnswer]),
+    ),
+    Route(
+        *("list_uncollected", "GET", "/v1/admin/debts/uncollected", debts.list_uncollected, ADMIN),
+        *(debts.DebtsPage, answers.ListAnswer[debts.UncollectedAnswer]),
+    ),
+    Route(
+        *("collect", "POST", "/v1/admin/debts/collect", debts.collect, ADMIN),
+        *(debts.Collect, answers.MovementAnswer),
+        made=True,
+        errors=("not_found", *_SPENDING),
     ),
     # for operators and machines
     Route("livez", "GET", "/livez", ops.livez, NOBODY, bodies.NoQuery, ops.LiveAnswer),
