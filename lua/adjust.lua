@@ -1,7 +1,7 @@
 #!lua
 -- PURPOSE  correct an account by a signed amount, with a reason; counts in granted, pays debt first
 -- KEYS     meta lease:new lease:finish stream due acct open members record
--- ARGV     account context amount fingerprint window_ms absent_mark metadata key
+-- ARGV     account context amount fingerprint window_ms absent_mark metadata key owed on_shortfall
 -- RETURNS  movement
 -- CODES    OK REPLAY MALFORMED FENCED NO_FINISH CLOCK FULL MISS MISS_KEY REUSED NO_NEW BACKLOG CLOSED DUE AMOUNT_LIMIT FUNDS
 -- APPENDS  adjust
@@ -21,6 +21,7 @@
 -- include: lib/read_outcome.lua
 -- include: lib/outcome.lua
 -- include: lib/new_key.lua
+-- include: lib/owed.lua
 -- include: lib/movement.lua
 -- include: lib/deadlines.lua
 
@@ -38,7 +39,9 @@ if not fields then return {MISS} end
 local rec = read_hash(KEYS[9])
 local earlier = recall_movement(rec, 'adjust', fingerprint)
 if earlier then return earlier end
-if key_unknown(fields, int(ARGV[6]), window_ms, now) then return {MISS_KEY} end
+local absent_mark = int(ARGV[6])
+if key_unknown(fields, absent_mark, window_ms, now) then return {MISS_KEY} end
+if ARGV[9] == '1' and maybe_granted(fields, absent_mark) then return {MISS_KEY} end
 if meta.no_new then return {meta.no_new} end
 if fields.status == 'closed' then return {CLOSED} end
 
@@ -46,7 +49,8 @@ local book = open_book(fields, meta)
 if takes then
   local first_expire = (book.available < size or grants_due(book, now)) and due(book, now)
   if first_expire then return first_expire end
-  if book.available < size then return {FUNDS, book.available} end
+  if book.available < size and ARGV[10] ~= 'debt' then return {FUNDS, book.available} end
+  if size - book.available > MAX_AMOUNT then return {AMOUNT_LIMIT} end
   draw(book, size, {})
 else
   if book.available + book.held + size > MAX_AMOUNT then return {AMOUNT_LIMIT} end

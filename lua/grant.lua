@@ -1,7 +1,7 @@
 #!lua
 -- PURPOSE  put credits into an account; they pay debt first
 -- KEYS     meta lease:new lease:finish stream due acct open members record
--- ARGV     account context amount priority expires_ms source fingerprint window_ms absent_mark metadata key
+-- ARGV     account context amount priority expires_ms source fingerprint window_ms absent_mark metadata key owed
 -- RETURNS  movement
 -- CODES    OK REPLAY MALFORMED FENCED NO_FINISH CLOCK FULL MISS MISS_KEY REUSED NO_NEW BACKLOG CLOSED AMOUNT_LIMIT
 -- APPENDS  grant
@@ -20,6 +20,7 @@
 -- include: lib/read_outcome.lua
 -- include: lib/outcome.lua
 -- include: lib/new_key.lua
+-- include: lib/owed.lua
 -- include: lib/movement.lua
 -- include: lib/next_due.lua
 
@@ -38,7 +39,9 @@ if not fields then return {MISS} end
 local rec = read_hash(KEYS[9])
 local earlier = recall_movement(rec, 'grant', fingerprint)
 if earlier then return earlier end
-if key_unknown(fields, int(ARGV[9]), window_ms, now) then return {MISS_KEY} end
+local absent_mark = int(ARGV[9])
+if key_unknown(fields, absent_mark, window_ms, now) then return {MISS_KEY} end
+if ARGV[12] == '1' and maybe_granted(fields, absent_mark) then return {MISS_KEY} end
 if meta.no_new then return {meta.no_new} end
 if fields.status == 'closed' then return {CLOSED} end
 if expires and expires <= now then return {MALFORMED, 5} end

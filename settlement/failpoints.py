@@ -38,6 +38,17 @@ VETTING_POINTS: Final = (
 )
 """Of a vetter that rebuilds, in order."""
 
+OUTBOX_POINTS: Final = (
+    "outbox_taken",  # rows were taken and put off
+    "outbox_looked",  # the journal has said what it lacks
+    "outbox_granted",  # Redis has applied a row, Postgres has not noted it
+    "outbox_shown",  # the journal shows an entry, its row is still pending
+    "outbox_marked",  # the row is applied
+)
+"""Of a worker's outbox, in order."""
+
+_KNOWN: Final = POINTS + VETTING_POINTS + OUTBOX_POINTS
+
 _ACTIONS: Final = {"": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 _armed: str | None = None
@@ -54,9 +65,9 @@ def arm(setting: str | None) -> None:
         return
     point, _, rest = setting.partition(":")
     count, _, action = rest.partition(":")
-    known = point in POINTS + VETTING_POINTS and action in _ACTIONS
+    known = point in _KNOWN and action in _ACTIONS
     if not known or not count.isdigit() or int(count) < 1:
-        points = ", ".join(POINTS + VETTING_POINTS)
+        points = ", ".join(_KNOWN)
         raise ValueError(f"test_failpoint is <point>:<n> or <point>:<n>:stop, of {points}")
     _armed, _hits_left, _signal = point, int(count), _ACTIONS[action]
 

@@ -13,6 +13,8 @@ Services, each a task of one event loop, none of which waits for another:
     freezer     freezes, in Redis, accounts whose entries were rejected
     sweeper     expires what is due on accounts that nobody calls
     upkeep      trims streams, evicts idle accounts, makes partitions
+    outbox      applies what Postgres owes to accounts until the journal shows it
+    take-backs  takes back what payments gave whose money went back
 
 A round of the settle loop, for every shard that is claimed, open and not in doubt:
 
@@ -48,9 +50,9 @@ from typing import Any, Final
 
 from holdfast import postgres, scripts
 from holdfast.codes import Code
-from holdfast.cold import ColdLoader
 from holdfast.config import Config
-from holdfast.gate import Gate
+from holdfast.decisions import Decisions
+from holdfast.ledger import Ledger
 from holdfast.shards import Shards
 from holdfast.telemetry import Sampler, Telemetry, log
 from holdfast.wire import RedisUnavailable, ServerError, Wire, WireError
@@ -60,6 +62,7 @@ from settlement.failures import POSTGRES_FAILURES, described
 from settlement.journal import JournalForked, Outcome, ShardBatch, settle
 from settlement.lease import Leases
 from settlement.metrics import SettleMetrics
+from settlement.outbox import Outbox
 from settlement.pool import open_pool
 from settlement.quarantine import Freezer
 from settlement.queries import Pool, sql
@@ -67,6 +70,7 @@ from settlement.reader import Reading, verify
 from settlement.services import keep
 from settlement.state import ShardRow, WorkerState
 from settlement.sweeper import Sweeper
+from settlement.take_backs import TakeBacks
 from settlement.upkeep import Upkeep
 from settlement.vetting import Vetting
 
@@ -326,18 +330,19 @@ class Worker:
         self.state = state
         self.settling = SettleLoop(state, metrics)
         self.claims = Claims(state)
-        shards, leases = state.shards, Leases(state)
-        self._gates = [Gate(shards, number) for number in range(shards.count)]
-        window_ms = state.config.key_window_s * 1000
-        cold = ColdLoader(shards, self._gates, postgres.Pool(state.pool), window_ms)
+        leases = Leases(state)
+        decisions = Decisions(state.shards, postgres.Pool(state.pool), state.config)
+        self._gates = decisions.gates
         self.services = {
             "claims": self.claims.run,
             "leases": leases.run,
             "vetting": Vetting(state, leases.seen).run,
             "settle": self.settling.run,
             "freezer": Freezer(state, self.settling.rejected).run,
-            "sweeper": Sweeper(state, cold.load, leases.sane).run,
+            "sweeper": Sweeper(state, decisions.cold.load, leases.sane).run,
             "upkeep": Upkeep(state).run,
+            "outbox": Outbox(state.pool, Ledger(decisions)).run,
+            "take-backs": TakeBacks(state.pool).run,
         }
 
     async def run(self, stop: asyncio.Event) -> None:

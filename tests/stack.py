@@ -251,12 +251,12 @@ class Stack:
     ) -> list[Any]:
         fingerprint = keys.fingerprint("grant", {"amount": amount})
         expires = "" if expires_ms is None else expires_ms
-        args = (amount, 0, expires, "promo", fingerprint, WINDOW_MS, "", "", key)
+        args = (amount, 0, expires, "promo", fingerprint, WINDOW_MS, "", "", key, 0)
         return await self.move("grant", account, *args, records=[key])
 
     async def adjust(self, account: str, key: str, amount: int) -> list[Any]:
         fingerprint = keys.fingerprint("adjust", {"amount": amount})
-        args = (amount, fingerprint, WINDOW_MS, "", "", key)
+        args = (amount, fingerprint, WINDOW_MS, "", "", key, 0, "reject")
         return await self.move("adjust", account, *args, records=[key])
 
     async def reserve(

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Durability = Literal["memory", "local", "settled"]
@@ -62,6 +62,9 @@ class Config(BaseSettings):
     )
     proxies: str | None = Field(
         default=None, description="whose X-Forwarded-For is believed; * for everybody's"
+    )
+    stripe_webhook_secret: SecretStr | None = Field(
+        default=None, description="`whsec_…` of the endpoint that Stripe sends its events to"
     )
     test_clock: bool = Field(
         default=False, description="run the test build of the scripts; never in production"

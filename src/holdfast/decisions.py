@@ -10,6 +10,7 @@ with the same key.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -31,6 +32,8 @@ Level = Literal["memory", "local", "settled"]
 # Steps between tries: each load or expiry (100 holds a time) decides for good unless others undo it
 # meanwhile. Past eight, an account is under such load that waiting helps more than trying.
 ROUNDS = 8
+# What the journal needs to catch up, most of the time: a round of the settle loop and its settle.
+_SETTLE_S = 0.05
 _EXPIRY_CONTEXT = b'{"actor":"ledger"}'
 
 
@@ -125,6 +128,9 @@ class Decisions:
             if code <= Code.REPLAY:
                 return reply
             if code == Code.MISS_KEY and key is not None:
+                if args[absent_at] != "":
+                    # A mark was brought and is too low: the journal is a settle behind.
+                    await asyncio.sleep(_SETTLE_S)
                 found, mark = await self.cold.bring_key(account, key)
                 if not found:
                     args[absent_at] = mark

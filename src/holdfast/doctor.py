@@ -159,6 +159,13 @@ async def _settlement(shards: Shards | None, conn: Connection) -> list[Check]:
         + (", which are frozen" if trouble["entries"] else ""),
         "`holdfast quarantine list --open`, then apply or void",
     )
+    sheet.expect(
+        "money in",
+        not trouble["owed"] and not trouble["events"],
+        f"{trouble['owed']} rows of the outbox failed, {trouble['events']} events for review",
+        "`holdfast outbox list --state failed`, `holdfast payment list --state review`",
+        "warn",
+    )
     if trouble["lost"]:
         sheet.add(
             "lost entries",

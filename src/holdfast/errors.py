@@ -5,6 +5,7 @@
     │   ├── KeyMissing           400
     │   ├── KeyInvalid           400
     │   ├── MalformedJson        400
+    │   ├── SignatureInvalid     400
     │   ├── BodyTooLarge         413
     │   ├── AmountLimit          422
     │   ├── RefundExceeds        422
@@ -82,6 +83,13 @@ class MalformedJson(InvalidRequest):
 
     status = 400
     code = "malformed_json"
+
+
+class SignatureInvalid(InvalidRequest):
+    """The signature is not the provider's, or too old"""
+
+    status = 400
+    code = "signature_invalid"
 
 
 class BodyTooLarge(InvalidRequest):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from holdfast import replies
 from holdfast.arguments import as_json, check, context_text, given, or_empty
@@ -267,8 +267,12 @@ class Ledger:
         metadata: dict[str, Any] | None = None,
         context: Context,
         durability: Level | None = None,
+        owed: bool = False,
     ) -> Movement:
-        """Put credits in; debt is paid first. `expires_at` is the expiry as the caller wrote it."""
+        """Put credits in; debt is paid first. `expires_at` is the expiry as the caller wrote it.
+
+        `owed`: it comes out of Postgres, and is applied once however late it is repeated.
+        """
         expires: Argument | None = expires_at if expires_at is not None else expires_ms
         sent = {"amount": amount, "source": source, "priority": priority, "expires_at": expires}
         check(sent, required="amount", account=account, key=key)
@@ -280,7 +284,7 @@ class Ledger:
             or_empty(expires_ms),
         ]
         args += [source or "adjustment", fingerprint("grant", sent), self._window_ms, ""]
-        args += [as_json(metadata), key]
+        args += [as_json(metadata), key, int(owed)]
         reply = await self._decide("grant", account, key, args, absent_at=8)
         return await self._movement(account, key, "grant", reply, durability)
 
@@ -294,8 +298,13 @@ class Ledger:
         metadata: dict[str, Any] | None = None,
         context: Context,
         durability: Level | None = None,
+        owed: bool = False,
+        on_shortfall: Literal["reject", "debt"] = "reject",
     ) -> Movement:
-        """Correct an account by a signed amount. Raises InsufficientCredits below zero."""
+        """Correct an account by a signed amount; `owed` as for a grant.
+
+        Raises InsufficientCredits below zero, unless `on_shortfall` makes a debt of what lacks.
+        """
         context.reason = reason
         sent = {"amount": amount, "reason": reason}
         check(sent, lowest_amount=-MAX_AMOUNT, required="amount", account=account, key=key)
@@ -310,7 +319,7 @@ class Ledger:
             self._window_ms,
             "",
         ]
-        args += [as_json(metadata), key]
+        args += [as_json(metadata), key, int(owed), on_shortfall]
         reply = await self._decide("adjust", account, key, args, absent_at=5)
         return await self._movement(account, key, "adjust", reply, durability)
 

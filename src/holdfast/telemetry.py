@@ -130,6 +130,8 @@ EVENTS: Final[Mapping[str, tuple[Severity, str]]] = {
     "clock_insane": ("error", "a Redis clock is more than a second off; its shards are closed"),
     "clock_reset": ("warning", "an operator let a shard go on from an earlier time"),
     "sweep_failed": ("warning", "due holds or grants could not be expired; the next round tries"),
+    "outbox_put_off": ("warning", "what is owed to an account could not be applied; tried again"),
+    "outbox_failed": ("error", "what is owed to an account was refused; an operator must look"),
     "upkeep_failed": ("warning", "a stream was not trimmed or an account not evicted"),
 }
 

@@ -91,7 +91,14 @@ async def test_what_waits_for_an_operator_is_told(stack: Stack) -> None:
         " VALUES ('rejected', 0, 1, 1, 'acme', '{}', '', 'a test'),"
         " ('lost', 0, 2, 1, 'acme', '{}', '', 'a test')"
     )
+    assert (await checks(stack))["settlement money in"].level == "ok"
+    await stack.pool.execute(
+        "INSERT INTO outbox (account, key, origin, amount, source, state, error)"
+        " VALUES ('acme', 'k', 'a test', 1, 'promo', 'failed', 'a test')"
+    )
     found = await checks(stack)
+    assert found["settlement money in"].level == "warn"
+    assert found["settlement money in"].found.startswith("1 rows of the outbox failed, 0 events")
     assert found["settlement incidents"].found.startswith("1 open, since ")
     assert found["settlement quarantine"].level == "fail"
     assert found["settlement lost entries"].level == "warn"

@@ -113,7 +113,6 @@ def test_an_unknown_field_is_refused_with_the_known_ones() -> None:
         (bodies.Commit, "usage"),
         (bodies.Charge, "usage"),
         (bodies.Charge, "quote_id"),
-        (bodies.Grant, "payment"),
     ],
 )
 def test_what_a_later_release_takes_is_refused_and_named(

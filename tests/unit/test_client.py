@@ -261,6 +261,7 @@ CODES = {
     (404, "hold_not_found"): sdk.HoldNotFound,
     (404, "not_found"): sdk.NotFound,
     (400, "idempotency_key_missing"): sdk.BadRequest,
+    (400, "signature_invalid"): sdk.BadRequest,
     (401, "unauthenticated"): sdk.Unauthenticated,
     (403, "forbidden"): sdk.Forbidden,
     (405, "method_not_allowed"): HoldfastError,

@@ -6,6 +6,8 @@ import pytest
 
 from settlement import failpoints
 
+POINTS = failpoints.POINTS + failpoints.VETTING_POINTS + failpoints.OUTBOX_POINTS
+
 
 @pytest.fixture(autouse=True)
 def disarmed() -> Iterator[None]:
@@ -23,12 +25,12 @@ def test_what_no_point_is_is_refused(setting: str) -> None:
 
 
 @pytest.mark.parametrize("action", ["", ":stop"])
-@pytest.mark.parametrize("point", failpoints.POINTS + failpoints.VETTING_POINTS)
+@pytest.mark.parametrize("point", POINTS)
 def test_every_point_can_be_armed_and_others_do_nothing(point: str, action: str) -> None:
     failpoints.arm(f"{point}:2{action}")
 
     failpoints.hit(point)
-    for other in failpoints.POINTS + failpoints.VETTING_POINTS:
+    for other in POINTS:
         if other != point:
             failpoints.hit(other)
             failpoints.hit(other)

@@ -15,6 +15,7 @@ NAMED: list[HoldfastError] = [
     errors.KeyMissing("x"),
     errors.KeyInvalid("x"),
     errors.MalformedJson("x"),
+    errors.SignatureInvalid("x"),
     errors.BodyTooLarge("x"),
     errors.AmountLimit("x"),
     errors.RefundExceeds("x"),

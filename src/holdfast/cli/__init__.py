@@ -4,7 +4,8 @@ services   dev, serve, settle, migrate
 accounts   account, member: over HTTP, with an API key
 holds      hold, charge, grant, refund, adjust: likewise; debts (debt)
 stores     reconcile, inspect, rebuild, doctor: straight at the stores; likewise
-journal, incidents (incident, quarantine), audit, clocks (clock), api_keys (key)
+journal, incidents (incident, quarantine), payments (payment, outbox), audit, clocks (clock),
+api_keys (key)
 traffic    replay, bench
 
 Every module imports what it needs inside its commands, so that `--help` and completion are quick. A
@@ -30,6 +31,7 @@ from holdfast.cli import (
     holds,
     incidents,
     journal,
+    payments,
     services,
     stores,
     traffic,
@@ -68,6 +70,8 @@ for operation in (stores.reconcile, stores.inspect, stores.rebuild, stores.docto
     app.command(rich_help_panel=STORES)(operation)
 app.add_typer(incidents.incident, name="incident", rich_help_panel=STORES)
 app.add_typer(incidents.quarantine, name="quarantine", rich_help_panel=STORES)
+app.add_typer(payments.payment, name="payment", rich_help_panel=STORES)
+app.add_typer(payments.outbox, name="outbox", rich_help_panel=STORES)
 app.command(rich_help_panel=STORES)(audit.audit)
 app.add_typer(clocks.clock, name="clock", rich_help_panel=STORES)
 app.add_typer(api_keys.key, name="key", rich_help_panel=STORES)

@@ -46,6 +46,14 @@ def parse_moment(text: str) -> datetime:
     return at
 
 
+def parse_payment(text: str) -> dict[str, str]:
+    """A payment as PROVIDER:ID. Raises typer.BadParameter."""
+    provider, _, name = text.partition(":")
+    if not provider or not name:
+        raise typer.BadParameter(f"{text!r} is no payment like stripe:pi_123")
+    return {"provider": provider, "id": name}
+
+
 def _object(text: str) -> dict[str, Any] | str:
     try:
         value = NONE if text == NONE else json.loads(text)

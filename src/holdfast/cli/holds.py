@@ -20,6 +20,7 @@ from holdfast.cli.arguments import (
     Who,
     Words,
     amount_option,
+    parse_payment,
 )
 from holdfast.cli.output import (
     DONE,
@@ -261,6 +262,15 @@ def grant(
         int | None,
         typer.Option("--priority", min=0, help="Of those that expire together, lower goes first."),
     ] = None,
+    payment: Annotated[
+        Any,
+        typer.Option(
+            "--payment",
+            parser=parse_payment,
+            metavar="PROVIDER:ID",
+            help="The payment that buys them, stripe:pi_123: it counts once.",
+        ),
+    ] = None,
     description: Words = None,
     key: Key = None,
     durability: Durability = None,
@@ -276,6 +286,7 @@ def grant(
             source=source,
             priority=priority,
             expires_at=expires_at,
+            payment=payment,
             description=description,
             key=key,
             durability=durability,

@@ -12,7 +12,14 @@ from datetime import UTC, date, datetime
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from urllib.parse import parse_qsl
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from holdfast.api_keys import ACCOUNTS_PATTERN, Scope
 from holdfast.errors import InvalidRequest, MalformedJson
@@ -32,11 +39,12 @@ from holdfast.http.fields import (
 )
 from holdfast.keys import ID_PATTERN
 from holdfast.model import MAX_AMOUNT
+from holdfast.purchases import PAYMENT_PATTERN, PROVIDER_PATTERN
 
 MAX_OPERATIONS: Final = 1000
 MAX_PAGE: Final = 1000
 
-_NOT_YET: Final = frozenset({"usage", "quote_id", "payment"})
+_NOT_YET: Final = frozenset({"usage", "quote_id"})
 """Fields of the contract that a later release takes; until then they are refused, not ignored."""
 
 
@@ -126,6 +134,15 @@ class Refund(Form):
     metadata: Metadata | None = None
 
 
+class Payment(Form):
+    """What a payment provider calls a payment."""
+
+    provider: Annotated[
+        str, StringConstraints(pattern=f"^{PROVIDER_PATTERN}$"), Field(examples=["stripe"])
+    ]
+    id: Annotated[str, StringConstraints(pattern=f"^{PAYMENT_PATTERN}$")]
+
+
 class Grant(Form):
     """Credits to put into an account."""
 
@@ -140,7 +157,9 @@ class Grant(Form):
     expires_at: Time | None = None
     description: Words | None = None
     metadata: Metadata | None = None
-    payment: NotYet = None
+    payment: Annotated[
+        Payment | None, Field(description="makes it a purchase, which happens once a payment")
+    ] = None
 
 
 class AccountSettings(Form):

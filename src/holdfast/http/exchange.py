@@ -17,7 +17,7 @@ import orjson
 from holdfast.api_keys import ApiKey
 from holdfast.errors import HoldfastError, MethodNotAllowed, OverloadedError
 from holdfast.http import problems
-from holdfast.http.bodies import Form, parse_body, parse_query
+from holdfast.http.bodies import Form, parse_body, parse_object, parse_query
 from holdfast.http.problems import HeaderList
 from holdfast.http.requests import (
     NOBODY,
@@ -115,6 +115,15 @@ async def _read_form(
     if route.settles:
         call.durability = read_durability(headers)
         call.traceparent = read_traceparent(headers)
+    if route.signature:
+        signature = headers.get(route.signature.lower().encode())
+        return parse_object(
+            route.form,
+            {
+                "content": await read_body(receive, headers, route.max_body_bytes),
+                "signature": None if signature is None else signature.decode("latin-1"),
+            },
+        )
     return parse_body(route.form, await read_body(receive, headers, route.max_body_bytes))
 
 

@@ -65,6 +65,11 @@ def time_ms(text: str) -> int:
         raise ValueError("is no time of the calendar") from error
 
 
+def time_at(text: str) -> datetime:
+    """The moment of an RFC 3339 time, to the millisecond. Raises ValueError."""
+    return _EPOCH + timedelta(milliseconds=time_ms(text))
+
+
 def _checked_time(text: str) -> str:
     if time_ms(text) < 0:
         raise ValueError("must be after 1970")

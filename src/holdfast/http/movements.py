@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from holdfast.errors import InvalidRequest
 from holdfast.http.answers import Answer, MovementAnswer, movement_answer
-from holdfast.http.bodies import Charge, Grant, Refund
-from holdfast.http.fields import time_ms
+from holdfast.http.bodies import Charge, Grant, Payment, Refund
+from holdfast.http.fields import time_at, time_ms
 from holdfast.http.requests import Call
 from holdfast.model import Movement
+from holdfast.purchases import Purchase, buy
 
 
 async def charge(call: Call, body: Charge) -> Answer[MovementAnswer]:
@@ -39,7 +41,13 @@ async def refund(call: Call, body: Refund) -> Answer[MovementAnswer]:
 
 
 async def grant(call: Call, body: Grant) -> Answer[MovementAnswer]:
-    """Put credits into the account. Debt is paid first."""
+    """Put credits into the account. Debt is paid first.
+
+    With `payment` it is a purchase: the payment happens once, whatever Idempotency-Key comes with
+    it. The same payment with another account, amount, expiry or priority is refused.
+    """
+    if body.payment is not None:
+        return _made(await _purchase(call, body, body.payment))
     movement = await call.ledger.grant(
         call.account,
         call.own_key,
@@ -53,6 +61,23 @@ async def grant(call: Call, body: Grant) -> Answer[MovementAnswer]:
         durability=call.durability,
     )
     return _made(movement)
+
+
+async def _purchase(call: Call, body: Grant, payment: Payment) -> Movement:
+    if body.source not in (None, "purchase"):
+        raise InvalidRequest.of_field("source", "must be purchase where there is a payment")
+    _ = call.own_key  # so that a grant needs one whatever is in its body
+    purchase = Purchase(
+        provider=payment.provider,
+        payment=payment.id,
+        account=call.account,
+        amount=body.amount,
+        expires_at=None if body.expires_at is None else time_at(body.expires_at),
+        priority=body.priority or 0,
+        metadata=body.metadata,
+    )
+    context = call.audited_context(body.description)
+    return await buy(call.ledger, purchase, call.caller(), context, call.durability)
 
 
 def _made(movement: Movement) -> Answer[MovementAnswer]:

@@ -191,6 +191,16 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
                 "schema": id_schema,
             }
         )
+    if route.signature:
+        found.append(
+            {
+                "name": route.signature,
+                "in": "header",
+                "required": True,
+                "description": "the provider's signature of the body",
+                "schema": {"type": "string"},
+            }
+        )
     if route.settles:
         found.append(
             {

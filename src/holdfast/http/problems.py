@@ -48,6 +48,11 @@ CODES: Final[Mapping[str, Explanation]] = {
     "malformed_json": Explanation(
         400, "The body is not JSON.", "Send one JSON object, encoded as UTF-8."
     ),
+    "signature_invalid": Explanation(
+        400,
+        "The event is not signed with the secret that is configured, or was signed long ago.",
+        "Compare HOLDFAST_STRIPE_WEBHOOK_SECRET with the endpoint's secret, and the clocks.",
+    ),
     "unauthenticated": Explanation(
         401,
         "The API key is missing, unknown or revoked.",

@@ -42,6 +42,8 @@ Headers = Mapping[bytes, bytes]
 
 MAX_BODY_BYTES: Final = 64 * 1024
 MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
+# A payment provider's event carries what it is about in full.
+MAX_EVENT_BYTES: Final = 512 * 1024
 
 _DURABILITIES: Final = {b"memory": "memory", b"local": "local", b"settled": "settled"}
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")

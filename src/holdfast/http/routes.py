@@ -23,10 +23,11 @@ from holdfast.http import (
     listings,
     movements,
     ops,
+    payments,
 )
 from holdfast.http.answers import Answer
 from holdfast.http.bodies import Form
-from holdfast.http.requests import MAX_BATCH_BYTES, MAX_BODY_BYTES, Call
+from holdfast.http.requests import MAX_BATCH_BYTES, MAX_BODY_BYTES, MAX_EVENT_BYTES, Call
 
 Endpoint = Callable[[Call, Any], Awaitable[Answer[Any]]]
 Method = Literal["GET", "PUT", "POST", "DELETE"]
@@ -55,7 +56,8 @@ class Route:
 
     `form` is the model of the body, of GET and DELETE that of the query. `answer` is the shape of
     the document, None for what is no JSON. `made`: a success may be 201. `settles`: the
-    Holdfast-Durability header counts.
+    Holdfast-Durability header counts. `signature`: the header that signs the body, which then stays
+    as it is.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Route:
     settles: bool = False
     errors: Sequence[str] = ()
     max_body_bytes: int = MAX_BODY_BYTES
+    signature: str = ""
 
     @property
     def params(self) -> tuple[str, ...]:
@@ -140,7 +143,7 @@ ROUTES: Final[Sequence[Route]] = (
         made=True,
         settles=True,
         errors=(
-            *("account_not_found", "account_closed", "amount_limit"),
+            *("account_not_found", "account_closed", "amount_limit", "payment_duplicate"),
             *("idempotency_key_reused", "outcome_unknown"),
         ),
     ),
@@ -230,6 +233,14 @@ ROUTES: Final[Sequence[Route]] = (
     Route(
         *("list_audit", "GET", "/v1/admin/audit", audit.list_audit, ADMIN),
         *(audit.AuditPage, answers.ListAnswer[audit.AuditAnswer]),
+    ),
+    # payment providers
+    Route(
+        *("stripe", "POST", "/v1/webhooks/stripe", payments.stripe, NOBODY),
+        *(payments.Signed, payments.EventAnswer),
+        errors=("signature_invalid", "not_found"),
+        max_body_bytes=MAX_EVENT_BYTES,
+        signature="Stripe-Signature",
     ),
     # debts
     Route(
