@@ -38,6 +38,13 @@ VETTING_POINTS: Final = (
 )
 """Of a vetter that rebuilds, in order."""
 
+DELIVERY_POINTS: Final = (
+    "fanned",  # events have their deliveries
+    "claimed",  # deliveries are claimed, nothing is sent
+    "posted",  # the receiver has answered, nobody has noted it
+)
+"""Of a worker that sends events, in order."""
+
 OUTBOX_POINTS: Final = (
     "outbox_taken",  # rows were taken and put off
     "outbox_looked",  # the journal has said what it lacks
@@ -47,7 +54,7 @@ OUTBOX_POINTS: Final = (
 )
 """Of a worker's outbox, in order."""
 
-_KNOWN: Final = POINTS + VETTING_POINTS + OUTBOX_POINTS
+_KNOWN: Final = POINTS + VETTING_POINTS + OUTBOX_POINTS + DELIVERY_POINTS
 
 _ACTIONS: Final = {"": signal.SIGKILL, "stop": signal.SIGSTOP}
 

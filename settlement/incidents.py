@@ -13,6 +13,7 @@ from typing import Any, Final
 import orjson
 
 from holdfast import audit
+from settlement import events
 from settlement.queries import Connection, sql
 
 KINDS: Final[Mapping[str, str]] = {
@@ -29,6 +30,9 @@ KINDS: Final[Mapping[str, str]] = {
 }
 """Every kind of incident, and what it means."""
 
+_Row = tuple[str, int | None, str | None, str, str]
+"""kind, shard, account, summary, details (JSON): what the statements take."""
+
 PAGE_MAX: Final = 1000
 """The most incidents that one listing answers, as everywhere in the API."""
 
@@ -43,9 +47,10 @@ async def record(
     **details: Any,
 ) -> int:
     """Write one incident down; answers its number. Raises KeyError for a kind not in KINDS."""
-    number: int = await conn.fetchval(
-        sql("incident_record"), *_row(kind, summary, shard, account, details)
-    )
+    row = _row(kind, summary, shard, account, details)
+    async with conn.transaction():
+        number: int = await conn.fetchval(sql("incident_record"), *row)
+        await _emit(conn, number, row)
     return number
 
 
@@ -59,9 +64,11 @@ async def begin(
     **details: Any,
 ) -> int | None:
     """Open an incident about `subject` unless one of its kind is open; answers a new one's id."""
-    number: int | None = await conn.fetchval(
-        sql("incident_begin"), *_row(kind, summary, shard, None, {"subject": subject, **details})
-    )
+    row = _row(kind, summary, shard, None, {"subject": subject, **details})
+    async with conn.transaction():
+        number: int | None = await conn.fetchval(sql("incident_begin"), *row)
+        if number is not None:
+            await _emit(conn, number, row)
     return number
 
 
@@ -95,6 +102,15 @@ async def listing(
     return [dict(row) | {"details": orjson.loads(row["details"])} for row in rows]
 
 
+async def _emit(conn: Connection, number: int, row: _Row) -> None:
+    """Tell of a new incident whoever wants to know."""
+    kind, shard, account, summary, _details = row
+    data = {"incident": number, "kind": kind, "summary": summary, "shard": shard}
+    await events.emit(
+        conn, kind="incident.opened", account=account, data=data, once=f"incident:{number}"
+    )
+
+
 def _known(kind: str) -> str:
     KINDS[kind]  # a kind that nobody has described is a mistake of the caller
     return kind
@@ -102,7 +118,7 @@ def _known(kind: str) -> str:
 
 def _row(
     kind: str, summary: str, shard: int | None, account: str | None, details: Mapping[str, Any]
-) -> tuple[str, int | None, str | None, str, str]:
+) -> _Row:
     text = orjson.dumps(details, default=_plain).decode()
     return _known(kind), shard, account, summary, text
 

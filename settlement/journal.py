@@ -24,7 +24,7 @@ from typing import Any, Final
 import asyncpg
 
 from holdfast.keys import is_id
-from settlement import failpoints, incidents
+from settlement import events, failpoints, incidents
 from settlement.audited import record_entries
 from settlement.fold import Fold, Rejected
 from settlement.queries import Connection, sql
@@ -193,6 +193,8 @@ async def _attempt(
         )
         failpoints.hit("insert")
         await apply(conn, fold)
+        taken = ((b.number, e) for b in batches for e in b.entries if e.account not in gate)
+        await events.emit_entries(conn, taken)
         await _move_marks(conn, batches, states)
     except BaseException as error:
         await _roll_back(conn, transaction, error)

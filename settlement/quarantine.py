@@ -38,7 +38,7 @@ from holdfast.keys import is_id
 from holdfast.shards import Argument
 from holdfast.telemetry import Sampler, log
 from holdfast.wire import WireError
-from settlement import incidents
+from settlement import events, incidents
 from settlement.audited import record_entries
 from settlement.fold import Fold
 from settlement.journal import REJECTIONS, row_of
@@ -198,6 +198,7 @@ async def _take(conn: Connection, pending: list[_Pending], voided: Collection[in
             fold.add(item.shard, item.entry)
     await _apply(conn, fold)
     applied = [item for item in pending if item.id not in voided]
+    await events.emit_entries(conn, [(item.shard, item.entry) for item in applied])
     for shard in {item.shard for item in applied}:
         rows = [row_of(shard, item.entry, False, 0) for item in applied if item.shard == shard]
         if rows:

@@ -15,6 +15,7 @@ Services, each a task of one event loop, none of which waits for another:
     upkeep      trims streams, evicts idle accounts, makes partitions
     outbox      applies what Postgres owes to accounts until the journal shows it
     take-backs  takes back what payments gave whose money went back
+    deliveries  sends events to the endpoints that operators registered
 
 A round of the settle loop, for every shard that is claimed, open and not in doubt:
 
@@ -58,6 +59,7 @@ from holdfast.telemetry import Sampler, Telemetry, log
 from holdfast.wire import RedisUnavailable, ServerError, Wire, WireError
 from settlement import failpoints, incidents, schema
 from settlement.claims import Claims
+from settlement.deliveries import Deliveries
 from settlement.failures import POSTGRES_FAILURES, described
 from settlement.journal import JournalForked, Outcome, ShardBatch, settle
 from settlement.lease import Leases
@@ -343,6 +345,7 @@ class Worker:
             "upkeep": Upkeep(state).run,
             "outbox": Outbox(state.pool, Ledger(decisions)).run,
             "take-backs": TakeBacks(state.pool).run,
+            "deliveries": Deliveries(state).run,
         }
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -56,6 +56,17 @@ class Config(BaseSettings):
     evict_idle_s: int = Field(default=86_400, ge=1)
     evict_above_mb: int = Field(default=1024, ge=1, description="no account is evicted below this")
     api_key_cache_s: int = Field(default=3600, ge=1, le=86_400)
+    event_retention_s: int = Field(
+        default=30 * 86_400,
+        ge=4 * 86_400,  # longer than all attempts of a delivery take
+        le=366 * 86_400,
+        description="how long events and their deliveries are kept when they are over",
+    )
+    endpoints_private: bool = Field(
+        default=False,
+        description="events may go to http URLs, this machine and private networks; for tests and"
+        " development",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     metrics_dir: Path | None = Field(
         default=None, description="shared by API workers; a temporary folder if unset"

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from holdfast import deliveries
 from holdfast.checks import Check, Level, Sheet, clocks, database, redis_node
 from holdfast.config import Config
 from holdfast.queries import sql
@@ -33,6 +34,8 @@ _STATEMENT_S: Final = 20.0
 _WORKER_S: Final = 3.0
 # A lease ends 2 s after the proof of life that it rests on.
 _PROOF_S: Final = 2.0
+# An event is sent within a second, and once more after 5 s; the third attempt is after 5 min.
+_DELIVERY_S: Final = 600.0
 # lua/lib/fence.lua: unsettled entries of a shard that stop new spending.
 _B1: Final = 20_000
 # What an entry takes that ends work, measured with ids of 20 to 36 characters: a commit has 590 B
@@ -166,6 +169,7 @@ async def _settlement(shards: Shards | None, conn: Connection) -> list[Check]:
         "`holdfast outbox list --state failed`, `holdfast payment list --state review`",
         "warn",
     )
+    _add_deliveries(sheet, await deliveries.standing(conn))
     if trouble["lost"]:
         sheet.add(
             "lost entries",
@@ -174,6 +178,24 @@ async def _settlement(shards: Shards | None, conn: Connection) -> list[Check]:
             "`holdfast quarantine list --open` shows what they were",
         )
     return sheet.checks
+
+
+def _add_deliveries(sheet: Sheet, found: deliveries.Standing) -> None:
+    """Events on their way to endpoints: what was given up, and what takes long."""
+    sheet.expect(
+        "dead deliveries",
+        not found.dead,
+        f"{found.dead:,} events did not reach an endpoint",
+        "`holdfast delivery list --state dead`, mend the receiver, `holdfast delivery resend`",
+        "warn",
+    )
+    sheet.expect(
+        "pending deliveries",
+        found.oldest_s <= _DELIVERY_S,
+        f"{found.pending:,}" + (f", the oldest for {found.oldest_s:,.0f} s" * bool(found.pending)),
+        "`holdfast delivery list --state pending` says why",
+        "warn",
+    )
 
 
 def _add_states(sheet: Sheet, rows: list[Any]) -> None:

@@ -72,6 +72,15 @@ METRICS: Final[Mapping[str, Metric]] = {
         "What is left of the lease to finish authorised work; 0: there is none.",
         ("shard",),
     ),
+    "holdfast_deliveries_pending": Metric(
+        "gauge", "Events on their way to endpoints, as Postgres has them; 100,000 stand for more."
+    ),
+    "holdfast_deliveries_dead": Metric(
+        "gauge", "Deliveries that were given up and wait for an operator; 100,000 stand for more."
+    ),
+    "holdfast_delivery_oldest_seconds": Metric(
+        "gauge", "How long the oldest pending delivery has been on its way; 0: there is none."
+    ),
     "holdfast_backlog_entries": Metric(
         "gauge", "Entries in the stream that are not settled.", ("shard",)
     ),
@@ -132,12 +141,20 @@ EVENTS: Final[Mapping[str, tuple[Severity, str]]] = {
     "sweep_failed": ("warning", "due holds or grants could not be expired; the next round tries"),
     "outbox_put_off": ("warning", "what is owed to an account could not be applied; tried again"),
     "outbox_failed": ("error", "what is owed to an account was refused; an operator must look"),
+    "endpoint_added": ("info", "an operator registered an endpoint for events"),
+    "endpoint_removed": ("info", "an operator removed an endpoint"),
+    "endpoint_enabled": ("info", "an operator lets events go to an endpoint again"),
+    "endpoint_disabled": ("warning", "an endpoint gets no more events: `why` says who wanted that"),
+    "endpoint_rotated": ("info", "an endpoint was given a new secret"),
+    "deliveries_failed": ("warning", "events could not be sent, or noted; the next round tries"),
+    "delivery_dead": ("warning", "an event did not reach an endpoint, and is not tried again"),
+    "delivery_resent": ("info", "an operator sends deliveries again that were over"),
     "upkeep_failed": ("warning", "a stream was not trimmed or an account not evicted"),
 }
 
 # ── logs ─────────────────────────────────────────────────────────────────────────────────────────
 
-_TOKEN = re.compile(r"hf_[a-z0-9]{12}_[A-Za-z0-9_-]+")
+_TOKEN = re.compile(r"hf_[a-z0-9]{12}_[A-Za-z0-9_-]+|whsec_[A-Za-z0-9+/=]+")
 _PASSWORD_IN_URL = re.compile(r"://[^/@\s]*@")
 _SECRET_NAMES: Final = frozenset({"authorization", "password", "secret", "token", "digest"})
 _BALANCE_NAMES: Final = frozenset({"available", "held", "debt", "balance"})
@@ -145,7 +162,7 @@ _BALANCE_NAMES: Final = frozenset({"available", "held", "debt", "balance"})
 
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
-        return _PASSWORD_IN_URL.sub("://***@", _TOKEN.sub("hf_***", value))
+        return _PASSWORD_IN_URL.sub("://***@", _TOKEN.sub("***", value))
     if isinstance(value, Mapping):
         return {name: _clean_field(name, inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -6,7 +6,10 @@ import pytest
 
 from settlement import failpoints
 
-POINTS = failpoints.POINTS + failpoints.VETTING_POINTS + failpoints.OUTBOX_POINTS
+POINTS = (
+    *(*failpoints.POINTS, *failpoints.VETTING_POINTS),
+    *(*failpoints.OUTBOX_POINTS, *failpoints.DELIVERY_POINTS),
+)
 
 
 @pytest.fixture(autouse=True)

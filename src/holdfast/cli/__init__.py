@@ -5,7 +5,7 @@ accounts   account, member: over HTTP, with an API key
 holds      hold, charge, grant, refund, adjust: likewise; debts (debt)
 stores     reconcile, inspect, rebuild, doctor: straight at the stores; likewise
 journal, incidents (incident, quarantine), payments (payment, outbox), audit, clocks (clock),
-api_keys (key)
+api_keys (key), endpoints (endpoint, delivery)
 traffic    replay, bench
 
 Every module imports what it needs inside its commands, so that `--help` and completion are quick. A
@@ -28,6 +28,7 @@ from holdfast.cli import (
     audit,
     clocks,
     debts,
+    endpoints,
     holds,
     incidents,
     journal,
@@ -75,6 +76,8 @@ app.add_typer(payments.outbox, name="outbox", rich_help_panel=STORES)
 app.command(rich_help_panel=STORES)(audit.audit)
 app.add_typer(clocks.clock, name="clock", rich_help_panel=STORES)
 app.add_typer(api_keys.key, name="key", rich_help_panel=STORES)
+app.add_typer(endpoints.endpoint, name="endpoint", rich_help_panel=STORES)
+app.add_typer(endpoints.delivery, name="delivery", rich_help_panel=STORES)
 app.command(rich_help_panel=TRAFFIC)(traffic.replay)
 app.add_typer(traffic.bench, name="bench", rich_help_panel=TRAFFIC)
 

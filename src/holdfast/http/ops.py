@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Annotated, Any
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from holdfast import deliveries
 from holdfast.errors import NotFound, StoreUnavailable
 from holdfast.http import openapi as description
 from holdfast.http import problems
@@ -75,7 +77,10 @@ async def _redis_answers(wire: Wire) -> None:
 
 async def metrics(call: Call, query: NoQuery) -> Answer[None]:
     """Metrics of all API processes, for Prometheus."""
-    gauges = shard_gauges(await call.service.ledger.survey())
+    ledger = call.service.ledger
+    gauges = [*shard_gauges(await ledger.survey())]
+    with suppress(StoreUnavailable):  # its absence says so; all others are told
+        gauges += deliveries.gauges(await deliveries.standing(ledger.pool))
     text, media_type = call.service.telemetry.exposition(gauges)
     return Answer(200, None, content=text, media_type=media_type.encode())
 

@@ -19,6 +19,7 @@ from holdfast.http import (
     batch,
     bodies,
     debts,
+    endpoints,
     holds,
     listings,
     movements,
@@ -86,6 +87,10 @@ class Route:
 
 _ACCOUNT = "/v1/accounts/{account}"
 _HOLD = _ACCOUNT + "/holds/{hold}"
+_ENDPOINTS = "/v1/admin/endpoints"
+_ENDPOINT = _ENDPOINTS + "/{name}"
+_DELIVERIES = "/v1/admin/deliveries"
+_RESEND = _DELIVERIES + "/{name}/resend"
 
 ROUTES: Final[Sequence[Route]] = (
     # holds
@@ -256,6 +261,51 @@ ROUTES: Final[Sequence[Route]] = (
         *(debts.Collect, answers.MovementAnswer),
         made=True,
         errors=("not_found", *_SPENDING),
+    ),
+    # endpoints for events, and their deliveries
+    Route(
+        *("list_endpoints", "GET", _ENDPOINTS, endpoints.list_endpoints, ADMIN),
+        *(bodies.Page, answers.ListAnswer[endpoints.EndpointAnswer]),
+    ),
+    Route(
+        *("add_endpoint", "POST", _ENDPOINTS, endpoints.add_endpoint, ADMIN),
+        *(endpoints.NewEndpoint, endpoints.NewSecretAnswer),
+        made=True,
+    ),
+    Route(
+        *("remove_endpoint", "DELETE", _ENDPOINT, endpoints.remove_endpoint, ADMIN),
+        *(bodies.NoQuery, endpoints.EndpointAnswer),
+        errors=("not_found",),
+    ),
+    Route(
+        *("disable_endpoint", "POST", _ENDPOINT + "/disable", endpoints.disable_endpoint, ADMIN),
+        *(endpoints.NoFields, endpoints.EndpointAnswer),
+        errors=("not_found",),
+    ),
+    Route(
+        *("enable_endpoint", "POST", _ENDPOINT + "/enable", endpoints.enable_endpoint, ADMIN),
+        *(endpoints.NoFields, endpoints.EndpointAnswer),
+        errors=("not_found",),
+    ),
+    Route(
+        *("rotate_endpoint", "POST", _ENDPOINT + "/rotate", endpoints.rotate_endpoint, ADMIN),
+        *(endpoints.NoFields, endpoints.NewSecretAnswer),
+        errors=("not_found",),
+    ),
+    Route(
+        *("test_endpoint", "POST", _ENDPOINT + "/test", endpoints.test_endpoint, ADMIN),
+        *(endpoints.NoFields, endpoints.DeliveryAnswer),
+        errors=("not_found",),
+    ),
+    Route(
+        *("list_deliveries", "GET", _DELIVERIES, endpoints.list_deliveries, ADMIN),
+        *(endpoints.DeliveriesPage, answers.ListAnswer[endpoints.DeliveryAnswer]),
+        errors=("not_found",),
+    ),
+    Route(
+        *("resend_delivery", "POST", _RESEND, endpoints.resend_delivery, ADMIN),
+        *(endpoints.NoFields, endpoints.DeliveryAnswer),
+        errors=("not_found",),
     ),
     # for operators and machines
     Route("livez", "GET", "/livez", ops.livez, NOBODY, bodies.NoQuery, ops.LiveAnswer),
