@@ -15,6 +15,8 @@ Services, each a task of one event loop, none of which waits for another:
     upkeep      trims streams, evicts idle accounts, makes partitions
     outbox      applies what Postgres owes to accounts until the journal shows it
     take-backs  takes back what payments gave whose money went back
+    allowances  owes accounts the credits of their plans, each period once
+    plans       brings settings of accounts to what their plan has become
     deliveries  sends events to the endpoints that operators registered
 
 A round of the settle loop, for every shard that is claimed, open and not in doubt:
@@ -58,6 +60,7 @@ from holdfast.shards import Shards
 from holdfast.telemetry import Sampler, Telemetry, log
 from holdfast.wire import RedisUnavailable, ServerError, Wire, WireError
 from settlement import failpoints, incidents, schema
+from settlement.allowances import Allowances
 from settlement.claims import Claims
 from settlement.deliveries import Deliveries
 from settlement.failures import POSTGRES_FAILURES, described
@@ -65,6 +68,7 @@ from settlement.journal import JournalForked, Outcome, ShardBatch, settle
 from settlement.lease import Leases
 from settlement.metrics import SettleMetrics
 from settlement.outbox import Outbox
+from settlement.plans import PlanFollower
 from settlement.pool import open_pool
 from settlement.quarantine import Freezer
 from settlement.queries import Pool, sql
@@ -334,6 +338,7 @@ class Worker:
         self.claims = Claims(state)
         leases = Leases(state)
         decisions = Decisions(state.shards, postgres.Pool(state.pool), state.config)
+        ledger = Ledger(decisions)
         self._gates = decisions.gates
         self.services = {
             "claims": self.claims.run,
@@ -343,8 +348,10 @@ class Worker:
             "freezer": Freezer(state, self.settling.rejected).run,
             "sweeper": Sweeper(state, decisions.cold.load, leases.sane).run,
             "upkeep": Upkeep(state).run,
-            "outbox": Outbox(state.pool, Ledger(decisions)).run,
+            "outbox": Outbox(state.pool, ledger).run,
             "take-backs": TakeBacks(state.pool).run,
+            "allowances": Allowances(state.pool).run,
+            "plans": PlanFollower(state, ledger).run,
             "deliveries": Deliveries(state).run,
         }
 

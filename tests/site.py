@@ -33,7 +33,10 @@ from holdfast.children import free_port
 PATIENCE_S = 60  # bounds a wait for what comes sooner, so that a failure ends
 POLL_S = 0.02
 COMMAND = (sys.executable, "-m", "holdfast")
-OVER_HTTP = {"account", "member", "hold", "charge", "grant", "refund", "adjust", "debt"}
+OVER_HTTP = {
+    *("account", "member", "hold", "charge", "grant", "refund", "adjust"),
+    *("debt", "plan", "allowance"),
+}
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,14 @@ EVENTS: Final[Mapping[str, tuple[Severity, str]]] = {
     "clock_insane": ("error", "a Redis clock is more than a second off; its shards are closed"),
     "clock_reset": ("warning", "an operator let a shard go on from an earlier time"),
     "sweep_failed": ("warning", "due holds or grants could not be expired; the next round tries"),
+    "allowance_missed": (
+        "warning",
+        "periods of allowances ended before any worker looked; they gave nothing",
+    ),
+    "plan_not_followed": (
+        "warning",
+        "the limits of a plan could not be written into an account; the next round tries",
+    ),
     "outbox_put_off": ("warning", "what is owed to an account could not be applied; tried again"),
     "outbox_failed": ("error", "what is owed to an account was refused; an operator must look"),
     "endpoint_added": ("info", "an operator registered an endpoint for events"),

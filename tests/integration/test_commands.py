@@ -306,3 +306,15 @@ def test_a_load_is_driven(service: Site) -> None:
     assert service.ok("bench", "drive", *load)["errors"] == {}
     assert "requests/s" in service.run("bench", "drive", *load).out
     assert service.run("bench", "drive", *load[2:], "--seconds", "9999").code == 64
+
+
+def test_a_plan_gives_credits_and_limits(service: Site) -> None:
+    service.ok("plan", "put", "gold", "--credits", "5cr", "--max-hold", "2cr")
+    service.ok("account", "open", "p1", "--plan", "gold")
+    states = ("allowance", "history", "p1")
+    until(lambda: [each["state"] for each in service.ok(*states)["data"]] == ["applied"])
+    account = service.ok("account", "show", "p1")
+    assert (account["available"], account["limits"]["max_hold"]) == (5_000_000, 2_000_000)
+    service.ok("plan", "put", "gold", "--credits", "5cr", "--max-hold", "3cr")
+    until(lambda: service.ok("account", "show", "p1")["limits"]["max_hold"] == 3_000_000)
+    assert len(service.ok(*states)["data"]) == 1

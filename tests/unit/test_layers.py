@@ -19,6 +19,7 @@ SETTLEMENT_KNOWS = {
     "outbox": "what is owed, and how it is applied once",
     "payments": "what payment providers told",
     "purchases": "names of payments in Redis",
+    "plans": "the settings that a plan writes",
     "postgres": "the errors that the pool of cold loads raises, and that pool",
     "queries": "the reader of SQL files",
     "scripts": "names and texts of scripts",

@@ -117,6 +117,7 @@ NAME_REASONS = {
     "settlement/sql/migration_lock.sql": "an advisory lock of Postgres, by its own name",
     "settlement/sql/quarantine_lock.sql": "locks rows of Postgres, by its own name",
     "src/holdfast/bench.py::process_cpu_s": "the CPU time of an operating system's process",
+    "tests/integration/test_allowances.py::transaction": "stands for asyncpg's, by its own name",
     "tests/integration/test_worker.py::WorkerProcess": "an operating system's process",
 }
 

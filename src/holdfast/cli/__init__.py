@@ -3,6 +3,7 @@
 services   dev, serve, settle, migrate
 accounts   account, member: over HTTP, with an API key
 holds      hold, charge, grant, refund, adjust: likewise; debts (debt)
+plans      plan, allowance: likewise
 stores     reconcile, inspect, rebuild, doctor: straight at the stores; likewise
 journal, incidents (incident, quarantine), payments (payment, outbox), audit, clocks (clock),
 api_keys (key), endpoints (endpoint, delivery)
@@ -33,6 +34,7 @@ from holdfast.cli import (
     incidents,
     journal,
     payments,
+    plans,
     services,
     stores,
     traffic,
@@ -61,6 +63,8 @@ app.add_typer(accounts.member, name="member", rich_help_panel=SERVICE)
 app.add_typer(holds.hold, name="hold", rich_help_panel=SERVICE)
 for movement in (holds.charge, holds.grant, holds.refund):
     app.command(rich_help_panel=SERVICE)(movement)
+app.add_typer(plans.plan, name="plan", rich_help_panel=SERVICE)
+app.add_typer(plans.allowance, name="allowance", rich_help_panel=SERVICE)
 # -1.5cr is an amount, not an option.
 app.command(rich_help_panel=SERVICE, context_settings={"ignore_unknown_options": True})(
     holds.adjust

@@ -110,7 +110,9 @@ MaxHold = Annotated[Any, _setting("--max-hold", "Most that one hold or charge ma
 MaxOpen = Annotated[Any, _setting("--max-open-holds", "Most holds at once.", _count, "NUMBER")]
 Overdraft = Annotated[Any, _setting("--overdraft-limit", "How far below 0 it may go.")]
 Low = Annotated[Any, _setting("--low-balance", "Below this the balance counts as low.")]
-Plan = Annotated[Any, _setting("--plan", "A word of your own.", str, "NAME")]
+Plan = Annotated[
+    Any, _setting("--plan", "A plan; a word of your own where none is defined.", str, "NAME")
+]
 Metadata = Annotated[Any, _setting("--metadata", "An object of your own.", _object, "JSON")]
 
 

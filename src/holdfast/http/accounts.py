@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from holdfast import plans
 from holdfast.http.answers import (
     AccountAnswer,
     Answer,
@@ -17,15 +18,24 @@ async def put_account(call: Call, body: AccountSettings) -> Answer[AccountAnswer
     """Open the account (201), or change its settings (200).
 
     What is left out stays as it is, null takes a setting away; `{}` opens an account that has none.
+    A plan brings its limits, but for those that are sent with it.
     """
     # What was sent, null included; what was not sent has its default in `body` and is not meant.
     settings = {name: getattr(body, name) for name in body.model_fields_set - {"reason"}}
-    account = await call.ledger.put_account(
-        call.account,
-        settings,
-        context=call.audited_context(reason=body.reason),
-        durability=call.durability,
-    )
+    context = call.audited_context(reason=body.reason)
+    if "plan" in settings:
+        account = await plans.assign(
+            call.ledger,
+            call.account,
+            settings,
+            context=context,
+            by=call.caller(),
+            durability=call.durability,
+        )
+    else:
+        account = await call.ledger.put_account(
+            call.account, settings, context=context, durability=call.durability
+        )
     return Answer(201 if account.created else 200, account_answer(account))
 
 

@@ -25,6 +25,7 @@ from holdfast.http import (
     movements,
     ops,
     payments,
+    plans,
 )
 from holdfast.http.answers import Answer
 from holdfast.http.bodies import Form
@@ -232,6 +233,41 @@ ROUTES: Final[Sequence[Route]] = (
     Route(
         *("revoke_key", "DELETE", "/v1/admin/keys/{name}", admin.revoke_key, ADMIN),
         *(bodies.NoQuery, answers.ApiKeyAnswer),
+        errors=("not_found",),
+    ),
+    # plans and allowances
+    Route(
+        *("list_plans", "GET", "/v1/admin/plans", plans.list_plans, ADMIN),
+        *(bodies.Page, answers.ListAnswer[plans.PlanAnswer]),
+    ),
+    Route(
+        *("put_plan", "PUT", "/v1/admin/plans/{name}", plans.put_plan, ADMIN),
+        *(plans.NewPlan, plans.PlanAnswer),
+        made=True,
+    ),
+    Route(
+        *("get_plan", "GET", "/v1/admin/plans/{name}", plans.get_plan, ADMIN),
+        *(bodies.NoQuery, plans.PlanAnswer),
+        errors=("not_found",),
+    ),
+    Route(
+        *("list_allowances", "GET", "/v1/admin/allowances", plans.list_allowances, ADMIN),
+        *(bodies.Page, answers.ListAnswer[plans.AllowanceAnswer]),
+    ),
+    Route(
+        *("put_allowance", "PUT", _ACCOUNT + "/allowance", plans.put_allowance, ADMIN),
+        *(plans.NewAllowance, plans.AllowanceAnswer),
+        settles=True,
+        errors=("account_not_found", "account_closed", "outcome_unknown"),
+    ),
+    Route(
+        *("get_allowance", "GET", _ACCOUNT + "/allowance", plans.get_allowance, READ),
+        *(bodies.Page, plans.AllowanceHistoryAnswer),
+        errors=("not_found",),
+    ),
+    Route(
+        *("stop_allowance", "DELETE", _ACCOUNT + "/allowance", plans.stop_allowance, ADMIN),
+        *(bodies.NoQuery, plans.AllowanceAnswer),
         errors=("not_found",),
     ),
     # audit
