@@ -1,7 +1,7 @@
 #!lua
 -- PURPOSE  give back, to base, part of what a hold or a charge took
 -- KEYS     meta lease:new lease:finish stream due acct open members record target
--- ARGV     account context amount fingerprint window_ms absent_mark metadata key of
+-- ARGV     account context amount fingerprint window_ms absent_mark metadata key of owed
 -- RETURNS  movement
 -- CODES    OK REPLAY MALFORMED FENCED NO_FINISH CLOCK FULL MISS MISS_KEY MISS_RECORD REUSED HOLD_OPEN AMOUNT_LIMIT REFUND_EXCEEDS
 -- APPENDS  refund
@@ -35,7 +35,13 @@ if not fields then return {MISS} end
 local rec = read_hash(KEYS[9])
 local earlier = recall_movement(rec, 'refund', fingerprint)
 if earlier then return earlier end
-if key_unknown(fields, int(ARGV[6]), window_ms, now) then return {MISS_KEY} end
+local absent_mark = int(ARGV[6])
+if key_unknown(fields, absent_mark, window_ms, now) then return {MISS_KEY} end
+-- What is owed may be asked for again long after its record has expired: then the caller brings the
+-- mark at which the journal lacked it, and no refund may have been made after that mark.
+if ARGV[10] == '1' and (not absent_mark or absent_mark < stored(fields.last_refund_seq)) then
+  return {MISS_KEY}
+end
 local target = read_hash(KEYS[10])
 if not target then return {MISS_RECORD} end
 if target.kind ~= 'hold' and target.kind ~= 'charge' then return {MISS_RECORD, 1} end

@@ -54,7 +54,15 @@ OUTBOX_POINTS: Final = (
 )
 """Of a worker's outbox, in order."""
 
-_KNOWN: Final = POINTS + VETTING_POINTS + OUTBOX_POINTS + DELIVERY_POINTS
+COMPENSATION_POINTS: Final = (
+    "compensation_claimed",  # rows are claimed, and nothing was given
+    "compensation_queued",  # the outbox has its grant, in a transaction that has not ended
+    "compensation_given",  # Redis or the outbox has it, its row does not say so
+    "compensation_noted",  # its row says that it was applied
+)
+"""Of a worker that gives what is owed, in order."""
+
+_KNOWN: Final = POINTS + VETTING_POINTS + OUTBOX_POINTS + DELIVERY_POINTS + COMPENSATION_POINTS
 
 _ACTIONS: Final = {"": signal.SIGKILL, "stop": signal.SIGSTOP}
 

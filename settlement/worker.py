@@ -18,6 +18,7 @@ Services, each a task of one event loop, none of which waits for another:
     allowances  owes accounts the credits of their plans, each period once
     plans       brings settings of accounts to what their plan has become
     deliveries  sends events to the endpoints that operators registered
+    compensations  gives what accounts are owed for work that failed
 
 A round of the settle loop, for every shard that is claimed, open and not in doubt:
 
@@ -62,6 +63,7 @@ from holdfast.wire import RedisUnavailable, ServerError, Wire, WireError
 from settlement import failpoints, incidents, schema
 from settlement.allowances import Allowances
 from settlement.claims import Claims
+from settlement.compensations import Compensations
 from settlement.deliveries import Deliveries
 from settlement.failures import POSTGRES_FAILURES, described
 from settlement.journal import JournalForked, Outcome, ShardBatch, settle
@@ -337,7 +339,8 @@ class Worker:
         self.settling = SettleLoop(state, metrics)
         self.claims = Claims(state)
         leases = Leases(state)
-        decisions = Decisions(state.shards, postgres.Pool(state.pool), state.config)
+        pool = postgres.Pool(state.pool)
+        decisions = Decisions(state.shards, pool, state.config)
         ledger = Ledger(decisions)
         self._gates = decisions.gates
         self.services = {
@@ -353,6 +356,7 @@ class Worker:
             "allowances": Allowances(state.pool).run,
             "plans": PlanFollower(state, ledger).run,
             "deliveries": Deliveries(state).run,
+            "compensations": Compensations(pool, ledger).run,
         }
 
     async def run(self, stop: asyncio.Event) -> None:

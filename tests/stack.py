@@ -317,7 +317,7 @@ class Stack:
     async def refund(self, account: str, key: str, of: str, amount: int | None = None) -> list[Any]:
         fingerprint = keys.fingerprint("refund", {"of": of, "amount": amount})
         wanted = "" if amount is None else amount
-        args = (wanted, fingerprint, WINDOW_MS, "", "", key, of)
+        args = (wanted, fingerprint, WINDOW_MS, "", "", key, of, 0)
         return await self.move("refund", account, *args, records=[key, of])
 
     async def expire(self, account: str, *holds: str) -> list[Any]:

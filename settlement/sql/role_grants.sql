@@ -14,6 +14,7 @@ WITH named (relation, privileges) AS (
         ('usage', 'SELECT, INSERT, UPDATE'),
         ('incident', 'SELECT, INSERT, UPDATE'),
         ('quarantine', 'SELECT, INSERT, UPDATE'),
+        ('compensation', 'SELECT, INSERT, UPDATE'),
         ('api_key', 'SELECT, INSERT, UPDATE')
 )
 SELECT statement

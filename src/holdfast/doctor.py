@@ -169,6 +169,15 @@ async def _settlement(shards: Shards | None, conn: Connection) -> list[Check]:
         "`holdfast outbox list --state failed`, `holdfast payment list --state review`",
         "warn",
     )
+    owed = await conn.fetchrow(sql("compensation_counts"))
+    oldest = f", since {owed['oldest_failed']:%Y-%m-%d %H:%M} UTC" if owed["failed"] else ""
+    sheet.expect(
+        "compensations",
+        not owed["failed"],
+        f"{owed['failed']} failed{oldest}; {owed['pending']} pending",
+        "`holdfast compensation list --state failed`, mend what it says, and `retry`",
+        "warn",
+    )
     _add_deliveries(sheet, await deliveries.standing(conn))
     if trouble["lost"]:
         sheet.add(

@@ -241,8 +241,11 @@ class Ledger:
         metadata: dict[str, Any] | None = None,
         context: Context,
         durability: Level | None = None,
+        owed: bool = False,
     ) -> Movement:
         """Give back `amount` (default: all that is left) of what hold or charge `of` took.
+
+        `owed`: it comes out of Postgres, and is applied once however late it is repeated.
 
         Raises RefundExceeds, Conflict (the hold is open), NotFound, KeyReused.
         """
@@ -250,7 +253,7 @@ class Ledger:
         check(sent, account=account, key=key, of=of)
         print_ = fingerprint("refund", sent)
         args: list[Argument] = [account, context_text(context, metadata), or_empty(amount), print_]
-        args += [self._window_ms, "", as_json(metadata), key, of]
+        args += [self._window_ms, "", as_json(metadata), key, of, int(owed)]
         reply = await self._decide("refund", account, key, args, absent_at=5, target=of)
         return await self._movement(account, key, "refund", reply, durability)
 

@@ -98,6 +98,14 @@ METRICS: Final[Mapping[str, Metric]] = {
     "holdfast_shard_doubts_total": Metric(
         "counter", "Times the settle loop asked vetting to decide about a shard."
     ),
+    "holdfast_compensations_open": Metric(
+        "gauge",
+        "Compensations that are not applied: pending, or failed and left to an operator.",
+        ("state",),
+    ),
+    "holdfast_compensation_retries_total": Metric(
+        "counter", "Attempts to give what is owed that were not the first ones."
+    ),
 }
 
 # A call takes 1 to 5 ms; `settled` waits, a cold load or a store that is away take up to 2.5 s.
@@ -149,6 +157,8 @@ EVENTS: Final[Mapping[str, tuple[Severity, str]]] = {
     ),
     "outbox_put_off": ("warning", "what is owed to an account could not be applied; tried again"),
     "outbox_failed": ("error", "what is owed to an account was refused; an operator must look"),
+    "compensation_broke": ("error", "an attempt to give what is owed met a bug; it is tried again"),
+    "compensation_failed": ("error", "what an account is owed was not given; an operator decides"),
     "endpoint_added": ("info", "an operator registered an endpoint for events"),
     "endpoint_removed": ("info", "an operator removed an endpoint"),
     "endpoint_enabled": ("info", "an operator lets events go to an endpoint again"),
@@ -303,6 +313,8 @@ class Telemetry:
             if name.startswith("holdfast_wire_")
         }
         self._counted: dict[str, int] = dict.fromkeys(self._wire, 0)
+        name = "holdfast_compensation_retries_total"
+        self.compensation_retries = Counter(name, METRICS[name].meaning, registry=self._registry)
 
     @classmethod
     def open(cls, config: Config) -> Telemetry:

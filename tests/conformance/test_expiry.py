@@ -251,3 +251,28 @@ async def test_52a_due_grants_come_first(api: Driver, world: World) -> None:
     assert (shrunk.amount, shrunk.funds) == (100, (0, 100))
     assert [e["type"] for e in await world.entries(account)][-2:] == ["forfeit", "reserve"]
     assert (await api.account(account)).forfeited == 50
+
+
+async def test_52a_no_debt_is_made_of_what_due_holds_keep(api: Driver, world: World) -> None:
+    """Given a due hold, If a commit would take debt, I expect what it kept to be taken instead."""
+    account = await world.account(api, 100)
+    await world.freeze(account)
+    await api.reserve(account, "due", amount=50, ttl_seconds=1)
+    await api.reserve(account, "live", amount=20, ttl_seconds=60)
+    await world.advance(account, 1000)
+    done = await api.commit(account, "live", amount=90, on_shortfall="debt")
+    assert (done.committed, done.funds) == (90, (10, 0))
+    assert (await api.account(account)).debt == 0
+    assert [e["type"] for e in await world.entries(account)][-2:] == ["expire", "commit"]
+
+
+async def test_52a_no_debt_is_made_beside_a_due_grant(api: Driver, world: World) -> None:
+    account = await world.account(api, 100)
+    now = await world.freeze(account)
+    await api.grant(account, 50, expires_ms=now + 1000)
+    await api.reserve(account, "h1", amount=20, ttl_seconds=60)  # drawn from the grant
+    await world.advance(account, 1000)
+    done = await api.commit(account, "h1", amount=130, on_shortfall="debt")
+    assert (done.committed, done.funds) == (130, (-10, 0))
+    answer = await api.account(account)
+    assert (answer.debt, answer.forfeited) == (10, 30)

@@ -235,6 +235,18 @@ async def test_52_one_key_one_kind(api: Driver, world: World) -> None:
             assert refused.errors[0]["field"] == "kind"
 
 
+async def test_52_a_hold_is_not_made_by_the_key_of_another_kind(api: Driver, world: World) -> None:
+    account = await world.account(api, 100)
+    await api.charge(account, "charge", amount=10)
+    await api.refund(account, "refund", of="charge", amount=4)
+    await api.grant(account, 4, "grant")
+    async with world.unchanged(account):
+        for key in ("charge", "refund", "grant"):
+            refused = await api.reserve(account, key, amount=4)
+            assert (refused.status, refused.code) == (422, "idempotency_key_reused")
+            assert refused.errors[0]["field"] == "kind"
+
+
 async def test_closing_needs_a_zero_balance(api: Driver, world: World) -> None:
     account = await world.account(api, 5)
     async with world.unchanged(account):

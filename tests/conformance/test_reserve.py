@@ -137,6 +137,16 @@ async def test_10_sums_stay_in_range(api: Driver, world: World) -> None:
     assert refused.code == "amount_limit"
 
 
+async def test_10_a_refund_stays_in_range(api: Driver, world: World) -> None:
+    account = await world.account(api, 9 * 10**15)
+    await api.charge(account, "c1", amount=5)
+    assert (await api.grant(account, 3)).ok
+    async with world.unchanged(account):
+        refused = await api.refund(account, "r1", of="c1")
+        assert (refused.status, refused.code) == (422, "amount_limit")
+    assert (await api.refund(account, "r1", of="c1", amount=2)).funds == (9 * 10**15, 0)
+
+
 async def test_11_unknown_frozen_closed(api: Driver, world: World) -> None:
     unknown = world.name()
     refused = await api.reserve(unknown, "h1", amount=1)

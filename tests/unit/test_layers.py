@@ -10,6 +10,7 @@ from tests.sources import OURS, imports_of, module_of
 SETTLEMENT_KNOWS = {
     "audit": "the rows that a settle or an operator adds to the audit",
     "codes": "what scripts answer",
+    "compensator": "what is owed for failed work, and how it is given once",
     "config": "the settings of the process",
     "decisions": "cold loads of the sweeper and grants of the outbox go through it",
     "errors": "what a cold load and a grant raise",

@@ -6,7 +6,7 @@ holds      hold, charge, grant, refund, adjust: likewise; debts (debt)
 plans      plan, allowance: likewise
 stores     reconcile, inspect, rebuild, doctor: straight at the stores; likewise
 journal, incidents (incident, quarantine), payments (payment, outbox), audit, clocks (clock),
-api_keys (key), endpoints (endpoint, delivery)
+api_keys (key), endpoints (endpoint, delivery), compensations (compensation)
 traffic    replay, bench
 
 Every module imports what it needs inside its commands, so that `--help` and completion are quick. A
@@ -28,6 +28,7 @@ from holdfast.cli import (
     api_keys,
     audit,
     clocks,
+    compensations,
     debts,
     endpoints,
     holds,
@@ -79,6 +80,7 @@ app.add_typer(payments.payment, name="payment", rich_help_panel=STORES)
 app.add_typer(payments.outbox, name="outbox", rich_help_panel=STORES)
 app.command(rich_help_panel=STORES)(audit.audit)
 app.add_typer(clocks.clock, name="clock", rich_help_panel=STORES)
+app.add_typer(compensations.compensation, name="compensation", rich_help_panel=STORES)
 app.add_typer(api_keys.key, name="key", rich_help_panel=STORES)
 app.add_typer(endpoints.endpoint, name="endpoint", rich_help_panel=STORES)
 app.add_typer(endpoints.delivery, name="delivery", rich_help_panel=STORES)

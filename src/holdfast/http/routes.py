@@ -18,6 +18,7 @@ from holdfast.http import (
     audit,
     batch,
     bodies,
+    compensations,
     debts,
     endpoints,
     holds,
@@ -40,6 +41,7 @@ SPEND: Final = frozenset({"spend"})
 CREDIT: Final = frozenset({"credit"})
 ADMIN: Final = frozenset({"admin"})
 BATCH: Final = SPEND | CREDIT
+OWES: Final = CREDIT | ADMIN
 NOBODY: Final[frozenset[str]] = frozenset()
 
 # Codes that belong to what a route does; those that any call can meet are added by OpenAPI.
@@ -88,6 +90,8 @@ class Route:
 
 _ACCOUNT = "/v1/accounts/{account}"
 _HOLD = _ACCOUNT + "/holds/{hold}"
+_COMPENSATIONS = "/v1/admin/compensations"
+_RETRY_COMPENSATION = _COMPENSATIONS + "/{name}/retry"
 _ENDPOINTS = "/v1/admin/endpoints"
 _ENDPOINT = _ENDPOINTS + "/{name}"
 _DELIVERIES = "/v1/admin/deliveries"
@@ -274,6 +278,26 @@ ROUTES: Final[Sequence[Route]] = (
     Route(
         *("list_audit", "GET", "/v1/admin/audit", audit.list_audit, ADMIN),
         *(audit.AuditPage, answers.ListAnswer[audit.AuditAnswer]),
+    ),
+    # compensations
+    Route(
+        *("add_compensation", "POST", _COMPENSATIONS, compensations.add, OWES),
+        *(compensations.NewCompensation, compensations.CompensationAnswer),
+        made=True,
+        errors=("account_not_found", "idempotency_key_reused"),
+    ),
+    Route(
+        *("list_compensations", "GET", _COMPENSATIONS, compensations.page, OWES),
+        *(compensations.CompensationsPage, answers.ListAnswer[compensations.CompensationAnswer]),
+    ),
+    Route(
+        *("run_compensations", "POST", _COMPENSATIONS + "/run", compensations.run, OWES),
+        *(compensations.Run, compensations.RunAnswer),
+    ),
+    Route(
+        *("retry_compensation", "POST", _RETRY_COMPENSATION, compensations.retry, OWES),
+        *(compensations.Run, compensations.CompensationAnswer),
+        errors=("not_found",),
     ),
     # payment providers
     Route(
