@@ -7,6 +7,8 @@ a kind that no endpoint takes is not kept, so a service without endpoints has no
     once                     the happening
     entry:<shard>:<seq>      an entry was settled
     incident:<number>        an incident was opened
+    balance:<account>:<version>:<kind>
+                             a balance fell through a threshold by this version of the account
 
 Other emitters choose a beginning of their own. What `once` excludes is a repeat within
 `config.event_retention_s`: then the row is pruned.

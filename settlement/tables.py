@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from settlement import balances
 from settlement.fold import AccountChange, Fold, RecordChange, Rejected
 from settlement.queries import Connection, sql
 
@@ -70,7 +71,7 @@ async def _open(conn: Connection, changes: Sequence[AccountChange]) -> None:
 
 
 async def _update(conn: Connection, changes: Sequence[AccountChange]) -> None:
-    status = await conn.execute(
+    row = await conn.fetchrow(
         sql("account_update"),
         [c.account for c in changes],
         [c.first_version for c in changes],
@@ -88,7 +89,9 @@ async def _update(conn: Connection, changes: Sequence[AccountChange]) -> None:
         [c.by["forfeited"] for c in changes],
         [c.by["held"] for c in changes],
     )
-    if status == f"UPDATE {len(changes)}":
+    if row["changed"] == len(changes):
+        if row["crossed"]:
+            await balances.cross(conn, row["crossed"])
         return
     rows = await conn.fetch(
         sql("account_unlike"),

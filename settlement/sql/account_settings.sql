@@ -17,6 +17,7 @@ SET status = CASE WHEN c.s ? 'status' THEN coalesce(nullif(c.s ->> 'status', '')
                           THEN nullif(c.s ->> 'max_open_holds', '')::bigint
                           ELSE a.max_open_holds END,
     low_balance = CASE WHEN c.s ? 'low_balance' THEN nullif(c.s ->> 'low_balance', '')::bigint
-                       ELSE a.low_balance END
+                       ELSE a.low_balance END,
+    balance_level = CASE WHEN c.s ->> 'low_balance' = '' THEN 'ok' ELSE a.balance_level END
 FROM unnest($1::text[], $2::jsonb[]) AS c (account, s)
 WHERE a.account = c.account

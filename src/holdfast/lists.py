@@ -7,8 +7,7 @@ cursor is a text of ours; another one is refused.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import orjson
 
@@ -19,7 +18,6 @@ from holdfast.postgres import Pool
 from holdfast.queries import sql
 
 T = TypeVar("T")
-Group = Literal["day", "member", "model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +46,6 @@ class Entry:
     request_id: str | None
     actor: str | None
     metadata: dict[str, Any] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What one day (YYYYMMDD), member or model used; '' is no member, no model."""
-
-    group: Group
-    name: str
-    used: int
-    spent: int
-    calls: int
 
 
 async def accounts(
@@ -97,30 +84,6 @@ async def holds(
     data = [_hold(account, row) for row in rows[:limit]]
     last = rows[limit - 1] if len(rows) > limit else None
     return Page(data, None if last is None else f"{last['key']}~{last['opened']}")
-
-
-async def usage(
-    pool: Pool,
-    account: str,
-    *,
-    group: Group,
-    first: date,
-    last: date,
-    after: str | None,
-    limit: int,
-) -> Page[Usage]:
-    """What was used from UTC day `first` to `last`, both included, by day, member or model."""
-    name = None
-    if after is not None:
-        of, _, name = after.partition("~")
-        if of != group:
-            raise _bad_cursor()
-    days = [int(day.strftime("%Y%m%d")) for day in (first, last)]
-    rows = await pool.fetch(sql("list_usage"), account, group, *days, name, limit + 1)
-    data = [
-        Usage(group, row["name"], row["used"], row["spent"], row["calls"]) for row in rows[:limit]
-    ]
-    return Page(data, f"{group}~{data[-1].name}" if len(rows) > limit else None)
 
 
 def _bad_cursor() -> InvalidRequest:

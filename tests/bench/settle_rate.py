@@ -1,7 +1,7 @@
 """How fast one worker settles: reserve and commit pairs, from the stream into all tables.
 
     python tests/bench/settle_rate.py [--entries 40000] [--batch 2000] [--accounts 100]
-                                      [--shards 4] [--profile]
+                                      [--shards 4] [--low-balance 1000000] [--profile]
 
 Starts a Valkey and a Postgres of its own (without fsync: this measures CPU, not the disk), writes
 the entries with the real scripts, then lets the worker's settle loop take them. CPU is told apart
@@ -32,11 +32,12 @@ from tests.stack import Stack
 CALLERS = 64
 
 
-async def write(stack: Stack, accounts: int, pairs: int) -> None:
+async def write(stack: Stack, accounts: int, pairs: int, low_balance: int | None) -> None:
     """Pairs of reserve and commit, by some callers at once."""
     names = [f"customer-{number:04d}" for number in range(accounts)]
     for name in names:
-        await stack.open(name, grant=10**12)
+        settings = () if low_balance is None else ("low_balance", str(low_balance))
+        await stack.open(name, *settings, grant=10**12)
 
     async def caller(first: int) -> None:
         for number in range(first, pairs, CALLERS):
@@ -65,7 +66,7 @@ def cpu_s(pid: int) -> float:
 async def measure(args: argparse.Namespace, valkey: Valkey, postgres: Postgres) -> None:
     settings = {"shards": args.shards, "settle_batch": args.batch}
     async with Stack(valkey.url, postgres.url, **settings) as stack:
-        await write(stack, args.accounts, args.entries // 2)
+        await write(stack, args.accounts, args.entries // 2, args.low_balance)
         gc.collect()
         profile = cProfile.Profile() if args.profile else None
         cpu, pg_cpu, wall = time.process_time(), cpu_s(postgres.pid), time.perf_counter()
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2000)
     parser.add_argument("--accounts", type=int, default=100)
     parser.add_argument("--shards", type=int, default=4)
+    parser.add_argument("--low-balance", type=int, help="of every account, none crosses it")
     parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="holdfast-bench-"))

@@ -79,6 +79,35 @@ def test_a_hold_from_its_reserve_to_its_refund(service: Site) -> None:
     assert "3.500000" in service.run("hold", "show", "a1", "h1").out
 
 
+def test_usage_and_forecast_of_an_account(service: Site) -> None:
+    ok = service.ok
+    ok("account", "open", "u1")
+    ok("grant", "u1", "10cr", "--key", "g1")
+    ok("charge", "u1", "1.5cr", "--key", "c1", "--member", "bob")
+    ok("charge", "u1", "0.5cr", "--key", "c2")
+    usage = ("usage", "u1", "--by", "day,member")
+    lines = until(lambda: len(found := ok(*usage)["data"]) == 2 and found)
+    assert [(each["member"], each["spent"]) for each in lines] == [
+        (None, 500_000),
+        ("bob", 1_500_000),
+    ]
+    today = lines[0]["day"]
+    shown = service.run(*usage, "--from", today, "--to", today, "--member", "bob")
+    assert [line.split() for line in shown.out.splitlines() if "bob" in line] == [
+        [today, "bob", "1.500000", "1.500000", "1"]
+    ]
+    refused = service.run("usage", "u1", "--from", "2024-01-01")
+    assert (refused.code, refused.out) == (1, "")
+    assert "at most 365 days before `to`" in refused.err
+    for wrong in (("--by", "hour"), ("--from", "yesterday")):
+        assert service.run("usage", "u1", *wrong).code == 64
+
+    forecast = ok("account", "forecast", "u1")
+    assert (forecast["available"], forecast["burn_per_day"]) == (8_000_000, 2_000_000)
+    assert "2.000000" in service.run("account", "forecast", "u1").out
+    assert service.run("account", "forecast", "u1x").code == 1
+
+
 def test_refusals_are_1_and_change_nothing(service: Site) -> None:
     service.ok("account", "open", "a2", "--max-hold", "5cr")
     service.ok("grant", "a2", "3cr", "--key", "g1")

@@ -410,8 +410,59 @@ async def test_lists_show_what_has_settled(stack: Stack, root: Any, account: str
     assert (member["member"], member["used"], member["spent"]) == ("ann", 40, 0)
 
 
+async def test_usage_has_a_range_of_days_and_filters(stack: Stack, root: Any, account: str) -> None:
+    await open_account(root, account, 1_000)
+    path = f"/v1/accounts/{account}"
+    for key, member in (("c-1", "ann"), ("c-2", "bob")):
+        body = {"amount": 70, "member": member}
+        await root.post(f"{path}/charges", json=body, headers={"Idempotency-Key": key})
+    fresh = (await root.get(f"{path}/forecast")).json()  # nothing has settled
+    await stack.settle()
+
+    [line] = (await root.get(f"{path}/usage?group_by=day,model&member=bob")).json()["data"]
+    today = line.pop("day")
+    assert line == {"model": None, "used": 70, "spent": 70, "calls": 1}
+    both = (await root.get(f"{path}/usage?group_by=member&from={today}&to={today}")).json()["data"]
+    assert [each["member"] for each in both] == ["ann", "bob"]
+    assert (await root.get(f"{path}/usage?to=2020-01-01")).json() == {"data": [], "next": None}
+
+    now = (await root.get(f"{path}/forecast")).json()
+    assert (fresh["available"], fresh["burn_per_day"], fresh["runs_out_at"]) == (860, 0, None)
+    assert (now["available"], now["burn_per_day"], now["basis_days"]) == (860, 140, 1.0)
+    assert now["balance_level"] is None
+    assert now["runs_out_at"].endswith("Z")
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("from=2024-01-01&to=2025-01-01", "from"),  # 367 days
+        ("from=2026-01-02&to=2026-01-01", "from"),
+        ("from=2026-02-30", "from"),
+        ("to=1.1.2026", "to"),
+        ("group_by=hour", "group_by"),
+        ("group_by=day,day", "group_by"),
+        ("group_by=", "group_by"),
+        ("member=a%20b", "member"),
+        ("model=%00", "model"),
+        ("after=x", "after"),
+    ],
+)
+async def test_usage_refuses_what_it_cannot_list(
+    root: Any, account: str, query: str, field: str
+) -> None:
+    reply = await root.get(f"/v1/accounts/{account}/usage?{query}")
+    assert [each["field"] for each in refused(reply, "invalid_request")["errors"]] == [field]
+
+
+async def test_a_leap_year_is_the_longest_range(root: Any, account: str) -> None:
+    await open_account(root, account)
+    reply = await root.get(f"/v1/accounts/{account}/usage?from=2024-01-01&to=2024-12-31")
+    assert reply.json() == {"data": [], "next": None}
+
+
 async def test_a_list_of_an_unknown_account_is_not_found(root: Any) -> None:
-    for name in ("entries", "holds", "usage"):
+    for name in ("entries", "holds", "usage", "forecast"):
         refused(await root.get(f"/v1/accounts/nobody/{name}"), "account_not_found")
 
 

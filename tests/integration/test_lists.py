@@ -1,7 +1,7 @@
 """Lists over a real Postgres: what is in them, in which order, and how pages follow each other."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -231,35 +231,6 @@ async def test_a_hold_has_its_amounts_times_and_the_balances(pool: Pool, state: 
     assert (live.stale, due.stale, due.late, due.metadata) == (False, True, False, None)
 
 
-# ── usage ────────────────────────────────────────────────────────────────────────────────────────
-
-
-async def test_usage_adds_up_by_day_member_and_model(pool: Pool) -> None:
-    await put_usage(pool, 20260301, "", "m1", 1)
-    await put_usage(pool, 20260301, "ann", "m1", 10)
-    await put_usage(pool, 20260302, "ann", "m2", 100)
-    await put_usage(pool, 20260302, "bob", "", 1_000)
-    await put_usage(pool, 20260303, "bob", "m1", 10_000)
-    await put(pool, "usage", {"account": "other", "day": 20260301, "used": 7})
-
-    async def used(group: Any, limit: int = 10) -> list[list[tuple[str, int, int, int]]]:
-        first, last = date(2026, 3, 1), date(2026, 3, 2)
-        found = await pages(
-            lambda after: lists.usage(
-                pool, "acme", group=group, first=first, last=last, after=after, limit=limit
-            )
-        )
-        return [[(u.name, u.used, u.spent, u.calls) for u in page] for page in found]
-
-    assert await used("day") == [[("20260301", 11, 5, 2), ("20260302", 1_100, 550, 2)]]
-    assert await used("member", limit=1) == [
-        [("", 1, 0, 1)],
-        [("ann", 110, 55, 2)],
-        [("bob", 1_000, 500, 1)],
-    ]
-    assert await used("model") == [[("", 1_000, 500, 1), ("m1", 11, 5, 2), ("m2", 100, 50, 1)]]
-
-
 # ── cursors ──────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -273,14 +244,6 @@ async def test_a_cursor_of_entries_is_a_version(pool: Pool, cursor: str) -> None
 async def test_a_cursor_of_holds_is_ours(pool: Pool, cursor: str) -> None:
     with pytest.raises(InvalidRequest, match="after"):
         await lists.holds(pool, "acme", state=None, after=cursor, limit=10)
-
-
-async def test_a_cursor_of_usage_belongs_to_its_grouping(pool: Pool) -> None:
-    day = date(2026, 3, 1)
-    with pytest.raises(InvalidRequest, match="after"):
-        await lists.usage(
-            pool, "acme", group="day", first=day, last=day, after="member~ann", limit=10
-        )
 
 
 @pytest.mark.parametrize("cursor", ["", "a b", "a/b"])

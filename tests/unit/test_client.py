@@ -198,14 +198,29 @@ async def test_usage_is_asked_for_by_day_and_group(
     service: ScriptedService, client: AsyncClient
 ) -> None:
     row = {"used": 50, "spent": 40, "calls": 3, "model": "small"}
-    service.will_answer(Reply(200, {"data": [row], "next": None}))
+    service.will_answer(*[Reply(200, {"data": [row], "next": None})] * 2)
 
     page = await client.usage("acme", group_by="model", first=date(2026, 11, 1), limit=5)
+    await client.usage("acme", group_by=("day", "model"), last=date(2026, 11, 2), member="")
 
     assert service.asked[0].path == "/v1/accounts/acme/usage"
     assert service.asked[0].query == "from=2026-11-01&group_by=model&limit=5"
+    assert service.asked[1].query == "to=2026-11-02&group_by=day%2Cmodel&member="
     (found,) = page.data
     assert (found.used, found.spent, found.calls, found.model) == (50, 40, 3, "small")
+
+
+async def test_a_forecast_has_its_time(service: ScriptedService, client: AsyncClient) -> None:
+    document = {"account": "acme", "available": 9, "balance_level": None, "burn_per_day": 3}
+    times = {"basis_days": 7.5, "runs_out_at": "2026-11-23T00:00:00.000Z"}
+    service.will_answer(Reply(200, document | times), Reply(200, document | {"basis_days": 1}))
+
+    found, never = await client.forecast("acme"), await client.forecast("acme")
+
+    assert service.asked[0].path == "/v1/accounts/acme/forecast"
+    assert (found.burn_per_day, found.basis_days) == (3, 7.5)
+    assert found.runs_out_at == datetime(2026, 11, 23, tzinfo=UTC)
+    assert never.runs_out_at is None
 
 
 async def test_a_batch_gives_each_call_its_own_result_or_error(

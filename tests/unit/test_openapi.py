@@ -8,11 +8,12 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from holdfast.api_keys import SCOPES
-from holdfast.http import answers, openapi
+from holdfast.http import answers, openapi, statistics
 from holdfast.http.problems import CODES
 from holdfast.http.routes import ROUTES, Route
-from holdfast.lists import Entry, Usage
+from holdfast.lists import Entry
 from holdfast.model import Account, Grant, Hold, Limits, Member, Movement, Receipt
+from holdfast.statistics import Forecast, Usage
 
 DOCUMENT = openapi.build(ROUTES)
 RECEIPT = Receipt(3, 7, "c" * 40, 2)
@@ -183,16 +184,28 @@ def test_an_entry_is_as_described() -> None:
 
 
 @pytest.mark.parametrize(
-    ("usage", "field", "value"),
+    ("usage", "named"),
     [
-        (Usage("day", "20260131", 1, 2, 3), "day", "2026-01-31"),
-        (Usage("member", "ann", 1, 2, 3), "member", "ann"),
-        (Usage("member", "", 1, 2, 3), "member", None),
-        (Usage("model", "", 1, 2, 3), "model", None),
+        (Usage(("day",), 20260131, "", "", 1, 2, 3), {"day": "2026-01-31"}),
+        (Usage(("member",), 0, "ann", "", 1, 2, 3), {"member": "ann"}),
+        (Usage(("member",), 0, "", "", 1, 2, 3), {"member": None}),
+        (Usage(("model",), 0, "", "", 1, 2, 3), {"model": None}),
+        (
+            Usage(("day", "model"), 20260131, "", "small", 1, 2, 3),
+            {"day": "2026-01-31", "model": "small"},
+        ),
     ],
 )
-def test_usage_is_as_described(usage: Usage, field: str, value: str | None) -> None:
-    answer: Any = answers.usage_answer(usage)
+def test_usage_is_as_described(usage: Usage, named: dict[str, Any]) -> None:
+    answer: Any = statistics.usage_answer(usage)
     check("UsageAnswer", answer)
-    assert set(answer) == {field, "used", "spent", "calls"}
-    assert answer[field] == value
+    assert answer == {**named, "used": 1, "spent": 2, "calls": 3}
+
+
+@pytest.mark.parametrize("ends_ms", [AT_MS, None])
+def test_a_forecast_is_as_described(ends_ms: int | None) -> None:
+    forecast = Forecast(60, "low", 7, 86_400_000 * 15 // 2, ends_ms)
+    answer: Any = statistics.forecast_answer("acme", forecast)
+    check("ForecastAnswer", answer)
+    assert answer["basis_days"] == 7.5
+    assert (answer["runs_out_at"] is None) is (ends_ms is None)

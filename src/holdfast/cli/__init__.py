@@ -4,6 +4,7 @@ services   dev, serve, settle, migrate
 accounts   account, member: over HTTP, with an API key
 holds      hold, charge, grant, refund, adjust: likewise; debts (debt)
 plans      plan, allowance: likewise
+statistics usage, and `account forecast`: likewise
 stores     reconcile, inspect, rebuild, doctor: straight at the stores; likewise
 journal, incidents (incident, quarantine), payments (payment, outbox), audit, clocks (clock),
 api_keys (key), endpoints (endpoint, delivery), compensations (compensation)
@@ -37,6 +38,7 @@ from holdfast.cli import (
     payments,
     plans,
     services,
+    statistics,
     stores,
     traffic,
 )
@@ -71,6 +73,7 @@ app.command(rich_help_panel=SERVICE, context_settings={"ignore_unknown_options":
     holds.adjust
 )
 app.add_typer(debts.debt, name="debt", rich_help_panel=SERVICE)
+app.command(rich_help_panel=SERVICE)(statistics.usage)
 app.add_typer(journal.journal, name="journal", rich_help_panel=STORES)
 for operation in (stores.reconcile, stores.inspect, stores.rebuild, stores.doctor):
     app.command(rich_help_panel=STORES)(operation)

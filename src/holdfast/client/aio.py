@@ -124,6 +124,7 @@ class AsyncClient:
     adjust = _sent(calls.adjust)
     entries = _sent(calls.entries)
     usage = _sent(calls.usage)
+    forecast = _sent(calls.forecast)
     batch = _sent(batch)
     debts = _sent(debts)
     uncollected = _sent(uncollected)

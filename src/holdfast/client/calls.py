@@ -12,7 +12,7 @@ what the first one did.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date, datetime
+from datetime import datetime
 from typing import Any, Literal, TypedDict, Unpack
 
 from holdfast.client.call import (
@@ -30,7 +30,8 @@ from holdfast.client.call import (
     page_of,
     query_of,
 )
-from holdfast.client.results import Account, Entry, Hold, Member, Page, Posting, Usage
+from holdfast.client.results import Account, Entry, Hold, Member, Page, Posting
+from holdfast.client.statistics import forecast, usage
 
 __all__ = [
     "AccountSettings",
@@ -43,6 +44,7 @@ __all__ = [
     "commit",
     "entries",
     "extend",
+    "forecast",
     "get_account",
     "get_hold",
     "get_member",
@@ -406,23 +408,3 @@ def entries(
     """A page of the account's journal, oldest first, at most `limit` (100; 1 to 1,000)."""
     query = query_of(after=after, limit=limit)
     return get("entries", f"{account_path(account)}/entries", page_of(Entry), query)
-
-
-def usage(
-    account: str,
-    *,
-    group_by: Literal["day", "member", "model"] | None = None,
-    first: date | None = None,
-    last: date | None = None,
-    after: str | None = None,
-    limit: int | None = None,
-) -> Call[Page[Usage]]:
-    """What the account used from the UTC day `first` to `last`, by day, member or model.
-
-    Without them: of the last 30 days, by day.
-    """
-    days = {
-        name: day.isoformat() for name, day in (("from", first), ("to", last)) if day is not None
-    }
-    query = days | query_of(group_by=group_by, after=after, limit=limit)
-    return get("usage", f"{account_path(account)}/usage", page_of(Usage), query)

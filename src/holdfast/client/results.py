@@ -20,6 +20,7 @@ __all__ = [
     "Answer",
     "Debt",
     "Entry",
+    "Forecast",
     "Hold",
     "Member",
     "Page",
@@ -212,10 +213,10 @@ class Entry(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Usage(Record):
-    """What one day, member or model used, in microcredits; the one that was asked for is set.
+    """What one day, member or model used, in microcredits; those that were grouped by are set.
 
-    `used` is what limits count, holds included; `spent` what was taken for good; `calls` counts
-    commits and charges.
+    `used` is what limits count, open holds included, on the day on which the hold was made; `spent`
+    what was taken for good, on the day on which it was; `calls` counts holds and charges.
     """
 
     used: int = 0
@@ -251,6 +252,23 @@ class Uncollected(Record):
     collected: int = 0
     member: str | None = None
     at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast(Answer):
+    """How fast an account spends, in microcredits a day, and when it has run out at that rate.
+
+    The rate is the average of the last `basis_days`. `runs_out_at` is None where nothing is spent,
+    or not within a century. `balance_level` is `ok`, `low`, `critical` or `empty`, None for an
+    account without `low_balance`.
+    """
+
+    account: str
+    available: int
+    burn_per_day: int
+    basis_days: float
+    runs_out_at: datetime | None = None
+    balance_level: str | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from holdfast.api_keys import ApiKey, Scope
-from holdfast.lists import Entry, Usage
+from holdfast.lists import Entry
 from holdfast.model import Account, Durability, Hold, HoldState, Member, Movement, Status
 
 T = TypeVar("T")
@@ -313,29 +313,6 @@ def entry_answer(entry: Entry) -> EntryAnswer:
         "actor": entry.actor,
         "metadata": entry.metadata,
     }
-
-
-class UsageAnswer(TypedDict):
-    """What was used by one day, member or model; the one that was asked for is there."""
-
-    day: NotRequired[Annotated[str, Field(json_schema_extra={"format": "date"})]]
-    member: NotRequired[Annotated[str | None, Field(description="null: by no member")]]
-    model: NotRequired[Annotated[str | None, Field(description="null: of no model")]]
-    used: Annotated[int, Field(description="microcredits that limits count, holds included")]
-    spent: Annotated[int, Field(description="microcredits taken for good")]
-    calls: Annotated[int, Field(description="commits and charges")]
-
-
-def usage_answer(usage: Usage) -> UsageAnswer:
-    """One line of usage."""
-    answer: UsageAnswer = {"used": usage.used, "spent": usage.spent, "calls": usage.calls}
-    if usage.group == "day":
-        answer["day"] = f"{usage.name[:4]}-{usage.name[4:6]}-{usage.name[6:]}"
-    elif usage.group == "member":
-        answer["member"] = usage.name or None
-    else:
-        answer["model"] = usage.name or None
-    return answer
 
 
 class ListAnswer(TypedDict, Generic[T]):

@@ -8,7 +8,6 @@ the field and says what would be right.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, date, datetime
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from urllib.parse import parse_qsl
 
@@ -27,7 +26,6 @@ from holdfast.http.fields import (
     Amount,
     AmountOrZero,
     Count,
-    Day,
     Id,
     Metadata,
     Name,
@@ -248,26 +246,6 @@ class HoldsPage(Page):
     """Which holds to list."""
 
     state: Literal["held", "committed", "released", "expired"] | None = None
-
-
-class UsagePage(Page):
-    """Which usage to list, and how it is grouped."""
-
-    group_by: Literal["day", "member", "model"] = "day"
-    from_: Annotated[
-        Day | None, Field(alias="from", description="first UTC day; 30 days before `to`")
-    ] = None
-    to: Annotated[Day | None, Field(description="last UTC day; today")] = None
-
-    def days(self) -> tuple[date, date]:
-        """First and last day. Raises InvalidRequest where that is backwards or over 366 days."""
-        last = date.fromisoformat(self.to) if self.to else datetime.now(UTC).date()
-        first = date.fromordinal(max(last.toordinal() - 30, 1))
-        if self.from_:
-            first = date.fromisoformat(self.from_)
-        if not 0 <= (last - first).days <= 366:
-            raise InvalidRequest.of_field("from", "must be at most 366 days before `to`")
-        return first, last
 
 
 # ── from what was sent to a model ────────────────────────────────────────────────────────────────

@@ -12,13 +12,11 @@ from holdfast.http.answers import (
     EntryAnswer,
     HoldAnswer,
     ListAnswer,
-    UsageAnswer,
     account_answer,
     entry_answer,
     hold_answer,
-    usage_answer,
 )
-from holdfast.http.bodies import AccountsPage, HoldsPage, Page, UsagePage
+from holdfast.http.bodies import AccountsPage, HoldsPage, Page
 from holdfast.http.requests import Call
 
 T = TypeVar("T")
@@ -39,7 +37,7 @@ async def list_accounts(call: Call, query: AccountsPage) -> Answer[ListAnswer[Ac
     page = await lists.accounts(
         call.service.ledger.pool, prefix, only=only, after=query.after, limit=query.limit
     )
-    return _page(page, account_answer)
+    return page_answer(page, account_answer)
 
 
 async def list_entries(call: Call, query: Page) -> Answer[ListAnswer[EntryAnswer]]:
@@ -47,8 +45,8 @@ async def list_entries(call: Call, query: Page) -> Answer[ListAnswer[EntryAnswer
     page = await lists.entries(
         call.service.ledger.pool, call.account, after=query.after, limit=query.limit
     )
-    await _known(call, page)
-    return _page(page, entry_answer)
+    await known(call, page)
+    return page_answer(page, entry_answer)
 
 
 async def list_holds(call: Call, query: HoldsPage) -> Answer[ListAnswer[HoldAnswer]]:
@@ -60,32 +58,17 @@ async def list_holds(call: Call, query: HoldsPage) -> Answer[ListAnswer[HoldAnsw
         after=query.after,
         limit=query.limit,
     )
-    await _known(call, page)
-    return _page(page, hold_answer)
+    await known(call, page)
+    return page_answer(page, hold_answer)
 
 
-async def list_usage(call: Call, query: UsagePage) -> Answer[ListAnswer[UsageAnswer]]:
-    """What the account used, added up by UTC day, member or model."""
-    first, last = query.days()
-    page = await lists.usage(
-        call.service.ledger.pool,
-        call.account,
-        group=query.group_by,
-        first=first,
-        last=last,
-        after=query.after,
-        limit=query.limit,
-    )
-    await _known(call, page)
-    return _page(page, usage_answer)
-
-
-async def _known(call: Call, page: lists.Page[T]) -> None:
+async def known(call: Call, page: lists.Page[T]) -> None:
     """Raises UnknownAccount where nothing is listed because the account does not exist."""
     if not page.data:
         # Redis knows an account that was opened a moment ago and has not settled.
         await call.ledger.get_account(call.account)
 
 
-def _page(page: lists.Page[T], answer: Callable[[T], A]) -> Answer[ListAnswer[A]]:
+def page_answer(page: lists.Page[T], answer: Callable[[T], A]) -> Answer[ListAnswer[A]]:
+    """A page as it is sent."""
     return Answer(200, {"data": [answer(each) for each in page.data], "next": page.next})

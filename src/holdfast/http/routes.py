@@ -27,6 +27,7 @@ from holdfast.http import (
     ops,
     payments,
     plans,
+    statistics,
 )
 from holdfast.http.answers import Answer
 from holdfast.http.bodies import Form
@@ -220,8 +221,13 @@ ROUTES: Final[Sequence[Route]] = (
         errors=("account_not_found",),
     ),
     Route(
-        *("list_usage", "GET", _ACCOUNT + "/usage", listings.list_usage, READ),
-        *(bodies.UsagePage, answers.ListAnswer[answers.UsageAnswer]),
+        *("list_usage", "GET", _ACCOUNT + "/usage", statistics.list_usage, READ),
+        *(statistics.UsagePage, answers.ListAnswer[statistics.UsageAnswer]),
+        errors=("account_not_found",),
+    ),
+    Route(
+        *("forecast", "GET", _ACCOUNT + "/forecast", statistics.forecast, READ),
+        *(bodies.NoQuery, statistics.ForecastAnswer),
         errors=("account_not_found",),
     ),
     # API keys
