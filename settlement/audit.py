@@ -1,14 +1,17 @@
 """Computes a journal again: numbers without a gap, the chain, and the balances it adds up to.
 
 One pass over a shard in one snapshot, so that what it leads to and what the tables have is of the
-same mark. Entries that were in quarantine count as an operator left them: applied as they are read
-now, voided with the correction that was booked. An account that is in quarantine is not compared.
+same mark. Where months are archived, it goes on from what they led to: the shard from its last
+archived entry, each account from its opening. Entries that were in quarantine count as an operator
+left them: applied as they are read now, voided with the correction that was booked. An account that
+is in quarantine is not compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from hashlib import sha1
 from typing import Any, Final
 
@@ -20,6 +23,9 @@ from settlement.reader import CARRIED, Entry, raw_bytes, read_entry
 from settlement.report import Report
 
 _PAGE: Final = 2000  # rows of one fetch: about 2 MB
+# A million accounts of a shard are sorted in some seconds.
+_OPENINGS_S: Final = 600.0
+_SUMS: Final = ("base", "debt", "granted", "refunded", "spent", "forfeited")
 
 
 @dataclass(slots=True)
@@ -34,7 +40,13 @@ class _Account:
     waiting: int = 0
     """Entries in quarantine."""
     whole: bool = True
-    """Whether the journal has all of its entries, from the first one."""
+    """Whether all of its entries are known, from the first one or from its opening."""
+
+    @classmethod
+    def opened(cls, row: Mapping[str, Any]) -> _Account:
+        """As it was at the end of what is archived."""
+        balances = (row["version"], row["last_seq"], row["available"], row["held"])
+        return cls(*balances, {counter: row[counter] for counter in CARRIED})
 
 
 class Audit:
@@ -46,7 +58,48 @@ class Audit:
         self._accounts: dict[str, _Account] = {}
         self._quarantined: dict[int, Mapping[str, Any]] = {}
         self._detached: int | None = None
-        """The last entry that the journal has no more, where old months were detached."""
+        """The last entry that the journal has no more, where old months were detached by hand."""
+        self._archived = 0
+        """The last entry that is archived."""
+
+    async def begin(
+        self, conn: Connection, account: str | None = None, before: date | None = None
+    ) -> tuple[int, str]:
+        """Start behind what is archived; answers its last entry and the chain of that.
+
+        `account` is the only one that is looked at; with `before`, a first day, what is archived of
+        that month and later ones does not count. Raises what asyncpg raises.
+        """
+        row = await conn.fetchrow(sql("opening_shard"), self.number, before)
+        if row is None:
+            return 0, ""
+        self._archived = row["seq"]
+        openings = (sql("opening_accounts"), self.number, account, before)
+        for opening in await conn.fetch(*openings, timeout=_OPENINGS_S):
+            self._accounts[opening["account"]] = _Account.opened(opening)
+        return row["seq"], row["chain"]
+
+    async def read_quarantined(self, conn: Connection, account: str | None = None) -> None:
+        """Learn how operators left what was in quarantine. Raises what asyncpg raises."""
+        number = self.number if account is None else None
+        rows = await conn.fetch(sql("reconcile_quarantined"), number, account)
+        self._quarantined = {row["seq"]: row for row in rows}
+
+    def take(self, rows: Sequence[Any], last: int, chain: str) -> tuple[int, str]:
+        """Link and add up entries behind `last`, whose chain is `chain`; answers where they end."""
+        last, chain = self._link(rows, last, chain)
+        for entry in rows:
+            self._fold(entry)
+        return last, chain
+
+    def openings(self) -> Iterator[tuple[Any, ...]]:
+        """What the entries that were taken lead to: account, version, last_seq, available, held,
+        base, debt, granted, refunded, spent, forfeited; of each account that had any."""
+        for name, account in self._accounts.items():
+            if account.last_seq > self._archived:
+                sums = (account.sums[counter] for counter in _SUMS)
+                balances = (account.version, account.last_seq, account.available, account.held)
+                yield name, *balances, *sums
 
     async def shard(self, pool: Pool) -> None:
         """All of the shard: chain, numbers, and every account. Raises what asyncpg raises."""
@@ -55,14 +108,14 @@ class Audit:
             conn.transaction(isolation="repeatable_read", readonly=True),
         ):
             await conn.execute(sql("reconcile_patience"))
+            await conn.execute(sql("reconcile_months"))
             row = await conn.fetchrow(sql("reconcile_shard"), self.number)
-            await self._read_quarantined(conn, self.number, None)
-            last, chain = 0, ""
-            cursor = await conn.cursor(sql("reconcile_journal"), self.number)
+            await self.read_quarantined(conn)
+            last, chain = await self.begin(conn)
+            await self._compare_archived(conn)
+            cursor = await conn.cursor(sql("reconcile_journal"), self.number, last)
             while rows := await cursor.fetch(_PAGE):
-                last, chain = self._link(rows, last, chain)
-                for entry in rows:
-                    self._fold(entry)
+                last, chain = self.take(rows, last, chain)
             if (last, chain) != (row["mark"], row["chain"]):
                 self._differ(
                     "mark",
@@ -86,25 +139,27 @@ class Audit:
             conn.transaction(isolation="repeatable_read", readonly=True),
         ):
             await conn.execute(sql("reconcile_patience"))
-            await self._read_quarantined(conn, None, account)
+            await conn.execute(sql("reconcile_months"))
+            await self.read_quarantined(conn, account)
             self._detached = 0  # whether the shard's first months are there is not looked at
-            cursor = await conn.cursor(sql("reconcile_journal_account"), account)
+            last, _ = await self.begin(conn, account)
+            cursor = await conn.cursor(sql("reconcile_journal_account"), account, last)
             while rows := await cursor.fetch(_PAGE):
                 for entry in rows:
                     self._fold(entry)
             for row in await conn.fetch(sql("reconcile_accounts"), [account]):
                 self._compare(row)
 
-    async def _read_quarantined(
-        self, conn: Connection, number: int | None, account: str | None
-    ) -> None:
-        rows = await conn.fetch(sql("reconcile_quarantined"), number, account)
-        self._quarantined = {row["seq"]: row for row in rows}
+    async def _compare_archived(self, conn: Connection) -> None:
+        left = await conn.fetchval(sql("reconcile_archived"), self.number, self._archived)
+        if left:
+            what = f"entries up to {self._archived} are archived, and the journal has {left} still"
+            self._differ("archive", what)
 
-    def _link(self, rows: list[Any], last: int, chain: str) -> tuple[int, str]:
+    def _link(self, rows: Sequence[Any], last: int, chain: str) -> tuple[int, str]:
         """Numbers and chain over a page; answers where it ends."""
         if not last and rows[0]["seq"] > 1:
-            # Old months were detached: what is there is compared from there on.
+            # Old months were detached by hand: what is there is compared from there on.
             last = self._detached = rows[0]["seq"] - 1
             self.report.skip(f"shard {self.number}: its journal begins behind entry {last}")
         for row in rows:

@@ -62,8 +62,21 @@ COMPENSATION_POINTS: Final = (
 )
 """Of a worker that gives what is owed, in order."""
 
-_KNOWN: Final = POINTS + VETTING_POINTS + OUTBOX_POINTS + DELIVERY_POINTS + COMPENSATION_POINTS
+ARCHIVE_POINTS: Final = (
+    "archive_file",  # the file of a month has its name
+    "archive_manifest",  # its manifest as well
+    "archive_checked",  # it was read again
+    "archive_opened",  # the openings are written, in the transaction
+    "archive_detached",  # the partition is gone, in the transaction
+    "archive_commit_sent",  # COMMIT has left, its answer has not come
+    "archive_done",  # Postgres has committed
+)
+"""Of a command that archives, in order."""
 
+_KNOWN: Final = (
+    *(*POINTS, *VETTING_POINTS, *OUTBOX_POINTS),
+    *(*DELIVERY_POINTS, *COMPENSATION_POINTS, *ARCHIVE_POINTS),
+)
 _ACTIONS: Final = {"": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 _armed: str | None = None

@@ -174,10 +174,14 @@ async def _forked(generation: Generation, number: int, mark: Mark) -> AsyncItera
     """What the stream has up to the mark and the journal has otherwise, newest first, in pages.
 
     A life of Redis that forked off has entries of its own under numbers that another life's took.
-    Before the first one that both have, both have the same.
+    Before the first one that both have, both have the same. Of what is archived, which was settled
+    long before, the journal tells the last entry alone: nothing is looked for behind that.
     """
+    async with generation.state.pool.acquire() as conn:
+        archived = await conn.fetchrow(sql("opening_shard"), number, None)
+    first = b"-" if archived is None else b"%d-0" % archived["seq"]
     last = b"%d-18446744073709551615" % mark.seq
-    while page := await _range(generation, number, b"XREVRANGE", last, b"-"):
+    while page := await _range(generation, number, b"XREVRANGE", last, first):
         raws = [_raw(item) for item in page]
         async with generation.state.pool.acquire() as conn:
             rows = await conn.fetch(sql("journal_chains"), number, [raw.seq for raw in raws])

@@ -1,10 +1,14 @@
 -- The statements, in order, that leave a role ($1) with what `serve` and `settle` need: rows of
--- journal and audit can be added and read, and nothing else done to them. What is not named here
--- may be read and written. Identity columns need no right to their sequences.
+-- journal and audit can be added and read, and nothing else done to them; what is archived can be
+-- read. What is not named here may be read and written. Identity columns need no right to their
+-- sequences.
 WITH named (relation, privileges) AS (
     VALUES
         ('audit', 'SELECT, INSERT'),
         ('journal', 'SELECT, INSERT'),
+        ('archive', 'SELECT'),
+        ('opening', 'SELECT'),
+        ('shard_opening', 'SELECT'),
         ('migration', 'SELECT'),
         ('setting', 'SELECT'),
         ('shard', 'SELECT, UPDATE'),

@@ -4,8 +4,9 @@ A wait ends with `settled` only when the journal row (shard, seq) carries this e
 a loss the same number may be given to another entry, and its caller alone may be told `settled`. A
 replay answers no chain. Its row must be of this account and version, and the shard still in the
 generation that answered: a Redis loses entries only together with its generation, so within one
-the number is this entry's. Where the row is another's, the wait ends at once; where none comes, it
-runs out. Both answer `unknown`: accepted, and nobody says how safe.
+the number is this entry's, and this is also so where the row is archived. Where the row is
+another's, the wait ends at once; where none comes, it runs out. Both answer `unknown`: accepted,
+and nobody says how safe.
 
 NOTIFY is a hint that something settled; one query a process then decides for all who wait. Nobody
 polls: a wait asks once when it begins, and once for each hint.
@@ -119,7 +120,10 @@ class SettledWaits:
             row = found.get((receipt.shard, receipt.seq))
             if row is None or wait.done.done():
                 continue
-            if receipt.chain:
+            if row["archived"]:
+                # An entry that is new has a number behind all that is archived.
+                wait.done.set_result(not receipt.chain and row["nonce"] == wait.nonce)
+            elif receipt.chain:
                 wait.done.set_result(row["chain"] == receipt.chain)
             else:
                 its = (row["account"], row["version"], row["nonce"])

@@ -39,6 +39,9 @@ FORBIDDEN = [
     "DELETE FROM journal",
     "TRUNCATE journal",
     "DELETE FROM account",
+    "UPDATE opening SET version = version + 1",
+    "DELETE FROM shard_opening",
+    "DELETE FROM archive",
     "UPDATE migration SET checksum = ''",
 ]
 

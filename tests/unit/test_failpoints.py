@@ -9,7 +9,7 @@ from settlement import failpoints
 POINTS = (
     *(*failpoints.POINTS, *failpoints.VETTING_POINTS),
     *(*failpoints.OUTBOX_POINTS, *failpoints.DELIVERY_POINTS),
-    *failpoints.COMPENSATION_POINTS,
+    *(*failpoints.COMPENSATION_POINTS, *failpoints.ARCHIVE_POINTS),
 )
 
 

@@ -229,6 +229,7 @@ STATEMENT = re.compile(
 )
 
 STATEMENT_REASONS = {
+    "settlement/archive_rules.py": "advice to an operator, which is not executed",
     "src/holdfast/checks.py": "advice to an operator, which is not executed",
     "src/holdfast/pgdata.py": "makes the embedded server itself, before there is a connection",
     "src/holdfast/postgres.py": "asks whether Postgres answers, and no table",

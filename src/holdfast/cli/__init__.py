@@ -6,8 +6,8 @@ holds      hold, charge, grant, refund, adjust: likewise; debts (debt)
 plans      plan, allowance: likewise
 statistics usage, and `account forecast`: likewise
 stores     reconcile, inspect, rebuild, doctor: straight at the stores; likewise
-journal, incidents (incident, quarantine), payments (payment, outbox), audit, clocks (clock),
-api_keys (key), endpoints (endpoint, delivery), compensations (compensation)
+journal, archive, incidents (incident, quarantine), payments (payment, outbox), audit,
+clocks (clock), api_keys (key), endpoints (endpoint, delivery), compensations (compensation)
 traffic    replay, bench
 
 Every module imports what it needs inside its commands, so that `--help` and completion are quick. A
@@ -27,6 +27,7 @@ from holdfast import __version__
 from holdfast.cli import (
     accounts,
     api_keys,
+    archive,
     audit,
     clocks,
     compensations,
@@ -75,6 +76,7 @@ app.command(rich_help_panel=SERVICE, context_settings={"ignore_unknown_options":
 app.add_typer(debts.debt, name="debt", rich_help_panel=SERVICE)
 app.command(rich_help_panel=SERVICE)(statistics.usage)
 app.add_typer(journal.journal, name="journal", rich_help_panel=STORES)
+app.add_typer(archive.archive, name="archive", rich_help_panel=STORES)
 for operation in (stores.reconcile, stores.inspect, stores.rebuild, stores.doctor):
     app.command(rich_help_panel=STORES)(operation)
 app.add_typer(incidents.incident, name="incident", rich_help_panel=STORES)
