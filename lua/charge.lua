@@ -1,7 +1,7 @@
 #!lua
 -- PURPOSE  take credits for work that is already done or priced: reserve and commit in one
 -- KEYS     meta lease:new lease:finish stream due acct open members record
--- ARGV     account context amount on_shortfall member fingerprint window_ms absent_mark metadata key
+-- ARGV     account context amount on_shortfall member fingerprint window_ms absent_mark metadata key model?
 -- RETURNS  movement
 -- CODES    OK REPLAY MALFORMED FENCED NO_FINISH CLOCK FULL MISS MISS_KEY REUSED NO_NEW BACKLOG FROZEN CLOSED DUE LIMIT AMOUNT_LIMIT FUNDS
 -- APPENDS  charge
@@ -28,7 +28,7 @@
 -- include: lib/deadlines.lua
 
 local amount, on_shortfall, member_id, fingerprint = int(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
-local window_ms, key = int(ARGV[7]), ARGV[10]
+local window_ms, key, model = int(ARGV[7]), ARGV[10], ARGV[11]
 if not amount or amount < 1 then return {MALFORMED, 3} end
 if not window_ms then return {MALFORMED, 7} end
 
@@ -44,6 +44,7 @@ if key_unknown(fields, int(ARGV[8]), window_ms, now) then return {MISS_KEY} end
 if meta.no_new then return {meta.no_new} end
 if fields.status == 'frozen' then return {FROZEN} end
 if fields.status == 'closed' then return {CLOSED} end
+-- include: lib/models.lua
 
 local book, today = open_book(fields, meta), day_of(now)
 local used, member = read_used(fields, today), read_member(member_id, today)
@@ -70,7 +71,8 @@ put(changes, 'committed', text(amount))
 if uncollected > 0 then put(changes, 'uncollected', text(uncollected)) end
 if member then put(changes, 'member', member_id) end
 post(book, 'charge', now, text(amount), field('key', key) .. field('opened', text(book.version + 1))
-  .. field('member', member_id) .. field('uncollected', uncollected > 0 and text(uncollected))
+  .. field('member', member_id) .. field('model', model)
+  .. field('uncollected', uncollected > 0 and text(uncollected))
   .. used_tail(today, amount) .. list('record', changes, true))
 check_book(book)
 

@@ -121,6 +121,7 @@ end
 if #book.grants > 0 then tail = grants_text(book.grants) end
 if op_key ~= '' then tail = tail .. ',"key":"' .. op_key .. '"' end
 if member then tail = tail .. ',"member":"' .. rec.member .. '"' end
+if rec.model then tail = tail .. ',"model":"' .. rec.model .. '"' end
 if counted ~= 0 then
   tail = format('%s,"day":"%d","used":"%d"', tail, made_day, counted)
   put(account, 'used_day', used.daily)

@@ -50,7 +50,8 @@ local function expire(rec, id)
   put(changes, 'ended', text(now))
   if rec.draws then put(changes, 'draws', '') end
   post(book, 'expire', now, text(rest), field('hold', id) .. field('opened', rec.opened)
-    .. field('member', rec.member) .. used_tail(made_day, -rest) .. list('record', changes))
+    .. field('member', rec.member) .. field('model', rec.model) .. used_tail(made_day, -rest)
+    .. list('record', changes))
   if lost > 0 then
     forfeit(book, lost)
     post(book, 'forfeit', now, text(lost), field('hold', id))

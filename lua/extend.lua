@@ -82,8 +82,8 @@ if op_key ~= '' then
   remember(changed(rec, changes), changes, 'extend', op_key, fingerprint, outcome(book, 0), false)
 end
 post(book, 'extend', now, text(add or 0), field('key', op_key) .. field('hold', key)
-  .. field('opened', rec.opened) .. field('member', rec.member) .. used_tail(made_day, add or 0)
-  .. list('record', changes))
+  .. field('opened', rec.opened) .. field('member', rec.member) .. field('model', rec.model)
+  .. used_tail(made_day, add or 0) .. list('record', changes))
 check_book(book)
 
 append_all(book)

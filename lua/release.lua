@@ -63,8 +63,8 @@ put(changes, 'ended', text(now))
 if rec.draws then put(changes, 'draws', '') end
 remember(changed(rec, changes), changes, 'release', op_key, fingerprint, outcome(book, lost), true)
 post(book, 'release', now, text(rest), field('key', op_key) .. field('hold', key)
-  .. field('opened', rec.opened) .. field('member', rec.member) .. used_tail(made_day, -rest)
-  .. list('record', changes))
+  .. field('opened', rec.opened) .. field('member', rec.member) .. field('model', rec.model)
+  .. used_tail(made_day, -rest) .. list('record', changes))
 if lost > 0 then
   forfeit(book, lost)
   post(book, 'forfeit', now, text(lost), field('hold', key))

@@ -1,7 +1,7 @@
 #!lua
 -- PURPOSE  set credits aside for one piece of work, until a deadline
 -- KEYS     meta lease:new lease:finish stream due acct open members record
--- ARGV     account context amount min_amount ttl_ms member fingerprint window_ms absent_mark metadata key
+-- ARGV     account context amount min_amount ttl_ms member fingerprint window_ms absent_mark metadata key model?
 -- RETURNS  hold
 -- CODES    OK REPLAY MALFORMED FENCED NO_FINISH CLOCK FULL MISS MISS_KEY REUSED NO_NEW BACKLOG FROZEN CLOSED DUE LIMIT AMOUNT_LIMIT FUNDS
 -- APPENDS  reserve
@@ -20,7 +20,7 @@
 
 local amount, min_amount, ttl_ms = int(ARGV[3]), int(ARGV[4]), int(ARGV[5])
 local member_id, fingerprint, window_ms = ARGV[6], ARGV[7], int(ARGV[8])
-local metadata, key = ARGV[10], ARGV[11]
+local metadata, key, model = ARGV[10], ARGV[11], ARGV[12]
 if not amount or amount < 1 then return {MALFORMED, 3} end
 if ARGV[4] ~= '' and (not min_amount or min_amount < 1 or min_amount > amount) then
   return {MALFORMED, 4}
@@ -51,6 +51,7 @@ if key_unknown(fields, int(ARGV[9]), window_ms, now) then return {MISS_KEY} end
 if meta.no_new then return {meta.no_new} end
 if fields.status == 'frozen' then return {FROZEN} end
 if fields.status == 'closed' then return {CLOSED} end
+-- include: lib/models.lua
 
 local book, today = read_book(fields), day_of(now)
 local used, member = read_used(fields, today), read_member(member_id, today)
@@ -77,14 +78,16 @@ local format = string.format
 local seq, version, deadline = meta.seq + 1, stored(fields.version) + 1, now + ttl_ms
 local result = format('%d %d %d %d %d %d', amount, ttl_ms, book.available, book.held, version, seq)
 local to_base, into_debt = book.base - stored(fields.base), book.debt - stored(fields.debt)
--- What is rare in an entry: debt, grants, a member; and what the record then has besides.
+-- What is rare in an entry: debt, grants, a member, a model; and what the record then has besides.
 local debt, grants, who, more, more_text = '', '', '', nil, ''
 if into_debt ~= 0 then debt = format(',"debt","%d"', into_debt) end
 if #draws > 0 then grants = grants_text(book.grants) end
 if member then who = ',"member":"' .. member_id .. '"' end
-if member or #draws > 0 or metadata ~= '' then
+if model then who = who .. ',"model":"' .. model .. '"' end
+if member or model or #draws > 0 or metadata ~= '' then
   more = {}
   if member then put(more, 'member', member_id) end
+  if model then put(more, 'model', model) end
   if #draws > 0 then put(more, 'draws', draws_text(draws)) end
   if metadata ~= '' then put(more, 'metadata', metadata) end
   more_text = ',' .. string.sub(cjson.encode(more), 2, -2)
@@ -97,8 +100,7 @@ local entry = format('{"type":"reserve","account":"%s","seq":"%d","version":"%d"
   ARGV[1], seq, version, now,
   amount, book.available, book.held, to_base, amount, debt, grants,
   key, version, who, today, amount,
-  amount, amount, now,
-  deadline, fingerprint, version, result, more_text, ARGV[2])
+  amount, amount, now, deadline, fingerprint, version, result, more_text, ARGV[2])
 local chain = redis.sha1hex(meta.chain .. entry)
 
 note_deadline(deadline)

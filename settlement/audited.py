@@ -25,7 +25,7 @@ AUDITED: Final = frozenset({"open", "settings", "freeze", "adjust", "grant", "re
 """Types of entries that are in the audit; the limits of a member are `settings` too."""
 
 # Texts; all other settings are amounts, or a count of holds.
-_TEXTS: Final = frozenset({"status", "plan", "metadata"})
+_TEXTS: Final = frozenset({"status", "plan", "models", "metadata"})
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _KEY: Final = "key:"  # how an actor that is an API key begins (holdfast/api_keys.py)
 

@@ -20,7 +20,7 @@ _LIMITS: Final = (
     *("overdraft_limit", "daily_limit", "monthly_limit", "max_hold", "max_open_holds"),
     "low_balance",
 )
-_SETTINGS: Final = (*_LIMITS, "plan", "metadata", "status")
+_SETTINGS: Final = (*_LIMITS, "plan", "models", "metadata", "status")
 _NO_LIMITS: Final = "- - -"
 
 Record = dict[str, str]

@@ -42,8 +42,8 @@ __all__ = ["Outbox", "enqueue", "listing", "retry"]
 
 # What waits for a worker that is idle: rows whose caller did not apply them itself.
 PERIOD_S: Final = 0.25
-# Rows of a turn, and how many of them at a time: each asks Postgres three times, and half of the
-# connections (config.pool_size) stay with the settlement. A hundred are done before 5 s are over.
+# Rows of a turn, and how many of them at a time: each asks Postgres three times, by connections
+# that the settlement does not need. A hundred are done before 5 s are over.
 _ROWS: Final = 100
 _AT_ONCE: Final = 4
 # A settle takes some 50 ms to show an entry. Where it takes longer, each look is half as frequent.

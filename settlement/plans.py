@@ -106,9 +106,9 @@ class PlanFollower:
                 await conn.execute(sql("plan_overtaken"), account, list(changes), *limits)
 
 
-def changes_of(row: Mapping[str, Any], account: Account) -> dict[str, int | None]:
+def changes_of(row: Mapping[str, Any], account: Account) -> dict[str, Any]:
     """The limits to write: those that the plan wrote last, and that are others now."""
-    found: dict[str, int | None] = {}
+    found: dict[str, Any] = {}
     for name in LIMITS:
         now, new = getattr(account.limits, name), row[f"new_{name}"]
         if now == row[name] and now != new:

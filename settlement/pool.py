@@ -19,12 +19,13 @@ _STATEMENT_S = _LOCK_WAIT_MS / 1000 + 1.0
 _CONNECT_S = 2.0
 
 
-async def open_pool(config: Config) -> Pool:
-    """A pool for `config.database_url`, which connects when it is first used."""
+async def open_pool(config: Config, size: int | None = None) -> Pool:
+    """A pool for `config.database_url`, of `config.pool_size` unless another size is given. It
+    connects when it is first used."""
     return await asyncpg.create_pool(
         config.database_url,
         min_size=0,  # so that a worker starts, and waits, while Postgres is away
-        max_size=config.pool_size,
+        max_size=size or config.pool_size,
         timeout=_CONNECT_S,
         command_timeout=_STATEMENT_S,
         server_settings={

@@ -143,7 +143,7 @@ def read_entry(seq: int, chain: str, raw: bytes) -> Entry:
             _optional(get("day")),
             int(get("used", 0)),
             _pairs(get("settings")),
-            _model(doc["context"]),
+            _model(get("model")),
         )
         if entry.seq != seq:
             raise ValueError(f"it says that it is number {entry.seq}")
@@ -170,9 +170,8 @@ def _optional(text: str | None) -> int | None:
     return None if text is None else int(text)
 
 
-def _model(context: dict[str, Any]) -> str:
-    """The model that a call was for, where its context names one; usage is grouped by it."""
-    model = context.get("model")
+def _model(model: object) -> str:
+    """The model that a hold or charge is for, where it names one; usage is grouped by it."""
     return model[:128] if isinstance(model, str) else ""
 
 

@@ -49,7 +49,7 @@ import socket
 import time
 from asyncio import Future
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from holdfast import postgres, scripts
@@ -96,6 +96,8 @@ _IDLE_PAUSE_S: Final = 0.05
 # What a worker that was told to stop still settles, at most; its leases run out meanwhile.
 _DRAIN_S: Final = 2.0
 _CONNECT_PAUSE_S: Final = 1.0
+# Connections of services that may wait. One of them uses up to four, the others one at a time.
+_ASIDE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,14 +334,18 @@ def _group(batches: Sequence[ShardBatch]) -> list[list[ShardBatch]]:
 
 
 class Worker:
-    """The services of one worker, on stores that it is given."""
+    """The services of one worker, on stores that it is given.
 
-    def __init__(self, state: WorkerState, metrics: SettleMetrics | None = None) -> None:
+    `aside` has the connections of services that may wait: what is owed, what is told. Proof of
+    life and settling never queue behind theirs.
+    """
+
+    def __init__(self, state: WorkerState, aside: Pool) -> None:
         self.state = state
-        self.settling = SettleLoop(state, metrics)
+        self.settling = SettleLoop(state)
         self.claims = Claims(state)
-        leases = Leases(state)
-        pool = postgres.Pool(state.pool)
+        leases, waiting = Leases(state), replace(state, pool=aside)
+        pool = postgres.Pool(aside)
         decisions = Decisions(state.shards, pool, state.config)
         ledger = Ledger(decisions)
         self._gates = decisions.gates
@@ -351,11 +357,11 @@ class Worker:
             "freezer": Freezer(state, self.settling.rejected).run,
             "sweeper": Sweeper(state, decisions.cold.load, leases.sane).run,
             "upkeep": Upkeep(state).run,
-            "outbox": Outbox(state.pool, ledger).run,
-            "take-backs": TakeBacks(state.pool).run,
-            "allowances": Allowances(state.pool).run,
-            "plans": PlanFollower(state, ledger).run,
-            "deliveries": Deliveries(state).run,
+            "outbox": Outbox(aside, ledger).run,
+            "take-backs": TakeBacks(aside).run,
+            "allowances": Allowances(aside).run,
+            "plans": PlanFollower(waiting, ledger).run,
+            "deliveries": Deliveries(waiting).run,
             "compensations": Compensations(pool, ledger).run,
         }
 
@@ -406,17 +412,18 @@ async def run_worker(config: Config, stop: asyncio.Event) -> None:
         max_in_flight=config.max_in_flight,
         name="holdfast-settle",
     )
-    pool = await open_pool(config)
+    pool, aside = await open_pool(config), await open_pool(config, _ASIDE)
     try:
         if not await _connect(config, wire, pool, stop):
             return
         shards = Shards(wire, config.prefix, config.shards, test_clock=config.test_clock)
         log("worker_started", worker=worker_id)
-        await Worker(WorkerState(pool, shards, config, worker_id)).run(stop)
+        await Worker(WorkerState(pool, shards, config, worker_id), aside).run(stop)
         log("worker_stopped", worker=worker_id)
     finally:
         await wire.close()
         pool.terminate()
+        aside.terminate()
 
 
 async def _connect(config: Config, wire: Wire, pool: Pool, stop: asyncio.Event) -> bool:

@@ -268,9 +268,12 @@ class Stack:
         member: str = "",
         ttl_ms: int = HOLD_TTL_MS,
         metadata: str = "",
+        model: str = "",
     ) -> list[Any]:
-        fingerprint = keys.fingerprint("hold", {"amount": amount, "member": member or None})
-        args = (amount, "", ttl_ms, member, fingerprint, WINDOW_MS, "", metadata, key)
+        sent = {"amount": amount, "member": member or None}
+        sent |= {"usage": {"model": model} if model else None}
+        args = (amount, "", ttl_ms, member, keys.fingerprint("hold", sent), WINDOW_MS)
+        args = (*args, "", metadata, key, *([model] if model else []))
         return await self.move("reserve", account, *args, records=[key])
 
     async def commit(

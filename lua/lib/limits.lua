@@ -3,6 +3,7 @@
 -- Limits are numbered as holdfast/codes.py names them.
 local LIMIT_MAX_HOLD, LIMIT_DAILY, LIMIT_MONTHLY, LIMIT_MAX_OPEN = 1, 2, 3, 4
 local LIMIT_MEMBER_MAX_HOLD, LIMIT_MEMBER_DAILY, LIMIT_MEMBER_MONTHLY = 5, 6, 7
+local LIMIT_MODELS = 8
 
 local function read_used(fields, day)
   local month, of_day, of_month = math.floor(day / 100), stored(fields.day), stored(fields.month)

@@ -1,7 +1,7 @@
 -- Settings of an account arrive as pairs name, value at the end of ARGV; '' clears one.
 local AMOUNT_SETTINGS = {overdraft_limit = true, daily_limit = true, monthly_limit = true,
   max_hold = true, max_open_holds = true, low_balance = true}
-local TEXT_SETTINGS = {plan = true, metadata = true, status = true}
+local TEXT_SETTINGS = {plan = true, models = true, metadata = true, status = true}
 
 -- The pairs from ARGV[first] on that differ from `fields`, or nil and the number of the argument
 -- that is not acceptable.

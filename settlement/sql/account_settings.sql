@@ -3,6 +3,7 @@ UPDATE account AS a
 SET status = CASE WHEN c.s ? 'status' THEN coalesce(nullif(c.s ->> 'status', ''), 'active')
                   ELSE a.status END,
     plan = CASE WHEN c.s ? 'plan' THEN nullif(c.s ->> 'plan', '') ELSE a.plan END,
+    models = CASE WHEN c.s ? 'models' THEN nullif(c.s ->> 'models', '') ELSE a.models END,
     metadata = CASE WHEN c.s ? 'metadata' THEN nullif(c.s ->> 'metadata', '') ELSE a.metadata END,
     overdraft_limit = CASE WHEN c.s ? 'overdraft_limit'
                            THEN nullif(c.s ->> 'overdraft_limit', '')::bigint

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from holdfast.errors import InvalidRequest
-from holdfast.keys import is_id
+from holdfast.keys import is_id, is_model
 from holdfast.model import MAX_AMOUNT, Context
 from holdfast.shards import Argument
 
 MAX_TTL_S = 86_400
+MAX_MODELS_BYTES = 512
+"""Of the names of an account's models, a space between two: it is a field of a hash in Redis."""
 # What each integer of a request may be, both ends included.
 _RANGES = {
     "amount": (1, MAX_AMOUNT),
@@ -52,6 +54,41 @@ def check(
         raise InvalidRequest.of_field("min_amount", "must not be more than amount")
     if sent.get("on_shortfall") not in (None, *_ON_SHORTFALL):
         raise InvalidRequest.of_field("on_shortfall", "must be reject, cap or debt")
+
+
+def usage_of(model: str | None) -> dict[str, str] | None:
+    """The `usage` of a request that names a model, or None. Raises InvalidRequest."""
+    if model is None:
+        return None
+    if not (isinstance(model, str) and is_model(model)):
+        raise InvalidRequest.of_field("model", "must be 1 to 128 of A-Z a-z 0-9 _ . : / @ + -")
+    return {"model": model}
+
+
+def models_text(models: Sequence[str]) -> str:
+    """Names of models as an account's hash has them. Raises InvalidRequest."""
+    wrong = [name for name in models if not (isinstance(name, str) and is_model(name))]
+    if isinstance(models, str) or not models or wrong:
+        why = "must be a list of names, each 1 to 128 of A-Z a-z 0-9 _ . : / @ + -; null allows all"
+        raise InvalidRequest.of_field("models", why)
+    if len(set(models)) < len(models):
+        raise InvalidRequest.of_field("models", "names a model twice")
+    text = " ".join(models)
+    if len(text) > MAX_MODELS_BYTES:
+        raise InvalidRequest.of_field(
+            "models", f"must be at most {MAX_MODELS_BYTES} characters in all, is {len(text)}"
+        )
+    return text
+
+
+def setting(name: str, value: Any) -> Argument:
+    """A setting of an account as the scripts take it; nothing clears it."""
+    if value is None:
+        return ""
+    if name == "metadata":
+        return as_json(value)
+    text: Argument = models_text(value) if name == "models" else value
+    return text
 
 
 def or_empty(value: Argument | None) -> Argument:

@@ -53,4 +53,5 @@ LIMITS: dict[int, str] = {
     5: "member.max_hold",
     6: "member.daily_limit",
     7: "member.monthly_limit",
+    8: "models",
 }

@@ -247,6 +247,7 @@ _SETTINGS = (
     "max_open_holds",
     "low_balance",
     "plan",
+    "models",
     "metadata",
 )
 

@@ -21,6 +21,10 @@ from holdfast.topology import slot_of
 
 ID_PATTERN: Final = r"[A-Za-z0-9_.:-]{1,128}"
 _ID = re.compile(ID_PATTERN)
+# As providers and gateways write them: `meta-llama/Llama-3.1-8B`, `claude-sonnet@20240620`,
+# `ft:gpt-4o:acme::7`. No space, which is between the names of a list, and nothing that JSON quotes.
+MODEL_PATTERN: Final = r"[A-Za-z0-9_.:/@+-]{1,128}"
+_MODEL = re.compile(MODEL_PATTERN)
 
 # Request fields whose fingerprints are compared when a key is used again, in the order in which a
 # difference is named. `metadata` and `description` are not among them: they change no money.
@@ -42,6 +46,11 @@ _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 def is_id(text: str) -> bool:
     """Is `text` of the id grammar: 1 to 128 of `A-Z a-z 0-9 _ . : -`?"""
     return _ID.fullmatch(text) is not None
+
+
+def is_model(text: str) -> bool:
+    """Is `text` the name of a model: 1 to 128 of `A-Z a-z 0-9 _ . : / @ + -`?"""
+    return _MODEL.fullmatch(text) is not None
 
 
 def shard_of(account: str, shards: int) -> int:

@@ -13,7 +13,15 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from holdfast import replies
-from holdfast.arguments import as_json, check, context_text, given, or_empty
+from holdfast.arguments import (
+    as_json,
+    check,
+    context_text,
+    given,
+    or_empty,
+    setting,
+    usage_of,
+)
 from holdfast.codes import Code
 from holdfast.config import Config
 from holdfast.decisions import ROUNDS, Decisions, Level, open_decisions
@@ -73,11 +81,14 @@ class Ledger:
         min_amount: int | None = None,
         ttl_seconds: int | None = None,
         member: str | None = None,
+        model: str | None = None,
         metadata: dict[str, Any] | None = None,
         context: Context,
         durability: Level | None = None,
     ) -> Hold:
         """Set `amount` aside, or what is available if that is at least `min_amount`.
+
+        What it is for, `model`, stays with the hold: its end counts as use of that model too.
 
         Raises InsufficientCredits, LimitExceeded, Conflict, KeyReused, NotFound, Unavailable.
         """
@@ -86,6 +97,7 @@ class Ledger:
             "min_amount": min_amount,
             "ttl_seconds": ttl_seconds,
             "member": member,
+            "usage": usage_of(model),
         }
         check(sent, required="amount", account=account, key=key, member=member)
         args: list[Argument] = [
@@ -101,6 +113,8 @@ class Ledger:
             as_json(metadata),
             key,
         ]
+        if model is not None:
+            args.append(model)
         reply = await self._decide("reserve", account, key, args, absent_at=8)
         return await self._hold(account, key, reply, durability)
 
@@ -214,12 +228,18 @@ class Ledger:
         amount: int,
         on_shortfall: OnShortfall | None = None,
         member: str | None = None,
+        model: str | None = None,
         metadata: dict[str, Any] | None = None,
         context: Context,
         durability: Level | None = None,
     ) -> Movement:
         """Take `amount` at once, for work that is done or priced. Raises as reserve does."""
-        sent = {"amount": amount, "on_shortfall": on_shortfall, "member": member}
+        sent = {
+            "amount": amount,
+            "on_shortfall": on_shortfall,
+            "member": member,
+            "usage": usage_of(model),
+        }
         check(sent, required="amount", account=account, key=key, member=member)
         args: list[Argument] = [
             account,
@@ -228,7 +248,8 @@ class Ledger:
             on_shortfall or "reject",
         ]
         args += [member or "", fingerprint("charge", sent), self._window_ms, "", as_json(metadata)]
-        reply = await self._decide("charge", account, key, [*args, key], absent_at=7)
+        args += [key] if model is None else [key, model]
+        reply = await self._decide("charge", account, key, args, absent_at=7)
         return await self._movement(account, key, "charge", reply, durability)
 
     async def refund(
@@ -340,7 +361,7 @@ class Ledger:
         check({}, account=account)
         pairs: list[Argument] = []
         for name, value in settings.items():
-            pairs += [name, as_json(value) if name == "metadata" else or_empty(value)]
+            pairs += [name, setting(name, value)]
         words = context_text(context)
         reply, created = None, False
         for _ in range(ROUNDS):

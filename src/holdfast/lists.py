@@ -113,7 +113,8 @@ def _account(row: Any) -> Account:
         debt=row["debt"],
         overdraft_limit=row["overdraft_limit"] or 0,
         limits=Limits(
-            row["daily_limit"], row["monthly_limit"], row["max_hold"], row["max_open_holds"]
+            *(row["daily_limit"], row["monthly_limit"], row["max_hold"], row["max_open_holds"]),
+            models=None if row["models"] is None else row["models"].split(" "),
         ),
         low_balance=row["low_balance"],
         plan=row["plan"],

@@ -81,12 +81,14 @@ class Grant:
 
 @dataclass(slots=True)
 class Limits:
-    """Limits in microcredits (max_open_holds: a count). None is no limit."""
+    """Limits in microcredits (max_open_holds: a count; models: names). None is no limit."""
 
     daily_limit: int | None = None
     monthly_limit: int | None = None
     max_hold: int | None = None
     max_open_holds: int | None = None
+    models: list[str] | None = None
+    """Those that reserves and charges may name; then each must name one."""
 
 
 @dataclass(slots=True)

@@ -18,6 +18,7 @@ from datetime import UTC, date, datetime
 from typing import Any, Final, Literal
 
 from holdfast import audit
+from holdfast.arguments import models_text
 from holdfast.decisions import Level
 from holdfast.errors import InvalidRequest, NotFound
 from holdfast.keys import is_id
@@ -26,7 +27,7 @@ from holdfast.model import Account, Context
 from holdfast.postgres import Pool
 from holdfast.queries import sql
 
-LIMITS: Final = ("max_hold", "daily_limit", "monthly_limit", "max_open_holds")
+LIMITS: Final = ("max_hold", "daily_limit", "monthly_limit", "max_open_holds", "models")
 """The settings of an account that a plan writes; None takes one away."""
 
 
@@ -42,9 +43,11 @@ class Definition:
     daily_limit: int | None = None
     monthly_limit: int | None = None
     max_open_holds: int | None = None
+    models: list[str] | None = None
+    """Those that may be used; None: all."""
 
     @property
-    def limits(self) -> dict[str, int | None]:
+    def limits(self) -> dict[str, Any]:
         """The settings that it writes."""
         return {name: getattr(self, name) for name in LIMITS}
 
@@ -88,8 +91,11 @@ async def put(
     """Define a plan, or define it anew; answers it, and whether it is new.
 
     The worker brings the limits of the accounts that follow it up to date; credits change with the
-    next period of each. Raises InvalidRequest for a name that is none, StoreUnavailable.
+    next period of each. Raises InvalidRequest for a name that is none, or for models that are
+    none, StoreUnavailable.
     """
+    if definition.models is not None:
+        models_text(definition.models)
     values = (_checked_name(name), *asdict(definition).values())
     async with pool.acquire() as conn, conn.transaction():
         row = {"subject": f"plan:{name}", "after": asdict(definition)}

@@ -109,6 +109,7 @@ def account(name: str, flat: list[bytes], open_holds: int, used: tuple[int, int]
             monthly_limit=_optional(fields, "monthly_limit"),
             max_hold=_optional(fields, "max_hold"),
             max_open_holds=_optional(fields, "max_open_holds"),
+            models=fields["models"].split(" ") if "models" in fields else None,
         ),
         low_balance=_optional(fields, "low_balance"),
         plan=fields.get("plan"),

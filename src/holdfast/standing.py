@@ -25,7 +25,7 @@ _AMOUNTS: Final = ("overdraft_limit", "daily_limit", "monthly_limit", "max_hold"
 _KINDS: Final[Mapping[str, Kind]] = {
     **dict.fromkeys(("status", "version", "last_seq"), "text"),
     **dict.fromkeys((*BALANCES, *_AMOUNTS, "used_today", "used_this_month"), "amount"),
-    **dict.fromkeys(("max_open_holds", "plan", "metadata"), "text"),
+    **dict.fromkeys(("max_open_holds", "plan", "models", "metadata"), "text"),
     **dict.fromkeys(("last_grant_seq", "last_refund_seq"), "text"),
 }
 _RECORD_AMOUNTS: Final = frozenset({"amount", "committed", "remaining", "refunded", "uncollected"})

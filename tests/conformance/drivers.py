@@ -174,6 +174,12 @@ class LedgerDriver:
         return Context("test", "test", description=body.pop("description", None))
 
     @staticmethod
+    def _named(body: dict[str, Any]) -> dict[str, Any]:
+        """In process, what is in `usage` is an argument of its own."""
+        usage = body.pop("usage", {})
+        return body | usage
+
+    @staticmethod
     async def _outcome(call: Awaitable[Any], fresh: int = 201) -> Outcome:
         try:
             answer = await call
@@ -218,7 +224,8 @@ class LedgerDriver:
     async def reserve(self, account: str, key: str | None, **body: Any) -> Outcome:
         assert key is not None
         context = self._context(body)
-        return await self._outcome(self._ledger.reserve(account, key, context=context, **body))
+        call = self._ledger.reserve(account, key, context=context, **self._named(body))
+        return await self._outcome(call)
 
     async def hold(self, account: str, hold: str) -> Outcome:
         return await self._outcome(self._ledger.get_hold(account, hold), 200)
@@ -242,7 +249,8 @@ class LedgerDriver:
 
     async def charge(self, account: str, key: str, **body: Any) -> Outcome:
         context = self._context(body)
-        return await self._outcome(self._ledger.charge(account, key, context=context, **body))
+        call = self._ledger.charge(account, key, context=context, **self._named(body))
+        return await self._outcome(call)
 
     async def refund(self, account: str, key: str, **body: Any) -> Outcome:
         context = self._context(body)

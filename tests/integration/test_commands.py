@@ -83,7 +83,7 @@ def test_usage_and_forecast_of_an_account(service: Site) -> None:
     ok = service.ok
     ok("account", "open", "u1")
     ok("grant", "u1", "10cr", "--key", "g1")
-    ok("charge", "u1", "1.5cr", "--key", "c1", "--member", "bob")
+    ok("charge", "u1", "1.5cr", "--key", "c1", "--member", "bob", "--model", "a/large")
     ok("charge", "u1", "0.5cr", "--key", "c2")
     usage = ("usage", "u1", "--by", "day,member")
     lines = until(lambda: len(found := ok(*usage)["data"]) == 2 and found)
@@ -96,6 +96,16 @@ def test_usage_and_forecast_of_an_account(service: Site) -> None:
     assert [line.split() for line in shown.out.splitlines() if "bob" in line] == [
         [today, "bob", "1.500000", "1.500000", "1"]
     ]
+    models = ok("usage", "u1", "--by", "model")["data"]
+    assert [(each["model"], each["spent"]) for each in models] == [
+        (None, 500_000),
+        ("a/large", 1_500_000),
+    ]
+    ok("account", "set", "u1", "--models", "a/small,b:1")
+    assert "a/small, b:1" in service.run("account", "show", "u1").out
+    other = service.run("hold", "reserve", "u1", "1cr", "--model", "a/large")
+    assert (other.code, "models does not allow this reserve" in other.err) == (1, True)
+    assert ok("account", "set", "u1", "--models", "none")["limits"]["models"] is None
     refused = service.run("usage", "u1", "--from", "2024-01-01")
     assert (refused.code, refused.out) == (1, "")
     assert "at most 365 days before `to`" in refused.err

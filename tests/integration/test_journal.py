@@ -75,7 +75,8 @@ async def every_transition(stack: Stack, account: str) -> None:
     await stack.grant(account, "promo", 100, expires_ms=now_ms + 3_600_000)
     await stack.grant(account, "short", 7, expires_ms=now_ms + 700_000)
     await stack.member(account, "bob", "5000", "", "900")
-    await stack.reserve(account, "h1", 140, member="bob", metadata='{"a":"x\\"y"}')
+    more = {"member": "bob", "metadata": '{"a":"x\\"y"}', "model": "a/large"}
+    await stack.reserve(account, "h1", 140, **more)
     await stack.extend(account, "h1", ttl_ms=950_000, add=5, op_key="more")
     await stack.commit(account, "h1", 5, final=False, op_key="part")
     await stack.reserve(account, "h2", 30)
@@ -86,7 +87,7 @@ async def every_transition(stack: Stack, account: str) -> None:
     await stack.refund(account, "r2", "c1")
     await stack.adjust(account, "a1", -3)
     await stack.reserve(account, "h3", 10)
-    await stack.settings(account, "plan", "", "daily_limit", "99999")
+    await stack.settings(account, "plan", "", "daily_limit", "99999", "models", "a/large b")
     await stack.settings(account, "status", "frozen")
 
 
@@ -110,10 +111,16 @@ async def test_every_transition_settles(stack: Stack, batches: str) -> None:
     assert [row["entry"] for row in rows] == [entry.text for entry in batch.entries]
     assert [row["version"] for row in rows] == list(range(1, len(rows) + 1))
     assert not any(row["quarantined"] for row in rows)
-    usage = {row["member"]: row for row in await stack.rows("usage", account="acme")}
+    usage = {
+        (row["member"], row["model"]): (row["used"], row["spent"], row["calls"])
+        for row in await stack.rows("usage", account="acme")
+    }
     # bob: 18 of h1 and 20 of c1; nobody: 10 of h3, h2 came back.
-    assert (usage["bob"]["used"], usage["bob"]["spent"], usage["bob"]["calls"]) == (38, 38, 2)
-    assert (usage[""]["used"], usage[""]["spent"], usage[""]["calls"]) == (10, 0, 2)
+    assert usage == {
+        ("bob", "a/large"): (18, 18, 1),
+        ("bob", ""): (20, 20, 1),
+        ("", ""): (10, 0, 2),
+    }
     member = await stack.row("member", account="acme", member="bob")
     assert member is not None
     assert (member["daily_limit"], member["monthly_limit"], member["max_hold"]) == (5000, None, 900)

@@ -155,6 +155,7 @@ async def test_a_plan_brings_its_limits_but_for_those_that_are_sent(
         "daily_limit": 200,
         "monthly_limit": None,
         "max_open_holds": 3,
+        "models": None,
     }
     refused = await service.client.post(
         f"/v1/accounts/{account}/holds", json={"amount": 51}, headers={"Idempotency-Key": "h"}
@@ -202,6 +203,42 @@ async def test_accounts_follow_their_plan_but_for_what_is_their_own(
     assert [
         (await service.ledger.get_account(name)).version for name in (account, own)
     ] == versions, "what is written already is no change"
+
+
+async def test_the_models_of_a_plan_are_a_limit_of_its_accounts(
+    service: Service, account: str
+) -> None:
+    """Given a plan that allows models, of which one account has its own list, If the plan allows
+    others, I expect the account to follow, and the other to keep its list."""
+    code, out = await service.command("plan", "put", "few", "--models", "a/large,a/small")
+    assert (code, "a/large, a/small" in out) == (0, True), out
+    own = f"{account}-own"
+    made = await service.ok("PUT", f"accounts/{account}", {"plan": "few"}, 201)
+    assert made["limits"]["models"] == ["a/large", "a/small"]
+    await service.ok("PUT", f"accounts/{own}", {"plan": "few", "models": ["b:1"]}, 201)
+    again = await service.ok("PUT", "admin/plans/few", {"models": ["a/large", "a/small"]})
+    assert (again["revision"], again["models"]) == (1, ["a/large", "a/small"])
+
+    await service.ok("PUT", "admin/plans/few", {"models": ["a/small", "a/new"]})
+    assert await service.follower.round() == 2
+    assert await service.follower.round() == 0
+    names = [(await service.ledger.get_account(each)).limits.models for each in (account, own)]
+    assert names == [["a/small", "a/new"], ["b:1"]]
+    refused = await service.client.post(
+        f"/v1/accounts/{account}/holds",
+        json={"amount": 1, "usage": {"model": "a/large"}},
+        headers={"Idempotency-Key": "h"},
+    )
+    assert (refused.status_code, refused.json()["limit"]) == (402, "models")
+
+    await service.ok("PUT", "admin/plans/few", {})
+    await service.follower.round()
+    assert (await service.ledger.get_account(account)).limits.models is None
+    await settle_all(service.stack)
+    listed = await service.ok("GET", f"accounts?prefix={own}")
+    assert [each["limits"]["models"] for each in listed["data"]] == [["b:1"]]
+    for models in ([], ["a b"], ["a", "a"], ["m" * 128] * 5, [f"{n}" * 128 for n in range(5)]):
+        await service.refused("PUT", "admin/plans/few", {"models": models}, 422)
 
 
 class Interrupted(Ledger):

@@ -10,6 +10,7 @@ from holdfast.errors import InvalidRequest, MalformedJson
 from holdfast.http import bodies
 from holdfast.http.bodies import parse_body, parse_object, parse_query
 from holdfast.http.fields import time_ms
+from holdfast.http.statistics import UsagePage
 from holdfast.model import MAX_AMOUNT
 
 
@@ -76,6 +77,39 @@ def test_null_counts_as_not_sent() -> None:
     )
 
 
+@pytest.mark.parametrize("form", [bodies.Reserve, bodies.Charge])
+@pytest.mark.parametrize(
+    "model",
+    ["gpt-4o", "meta-llama/Llama-3.1-8B", "ft:gpt-4o:acme::7", "c@2024+_", "m" * 128],
+)
+def test_usage_names_a_model(form: type[bodies.Reserve | bodies.Charge], model: str) -> None:
+    body = json.dumps({"amount": 1, "usage": {"model": model}}).encode()
+    usage = parse_body(form, body).usage
+    assert usage is not None
+    assert usage.model == model
+
+
+@pytest.mark.parametrize("form", [bodies.Reserve, bodies.Charge])
+@pytest.mark.parametrize(
+    ("usage", "fields"),
+    [
+        ({}, ["usage.model"]),
+        ({"model": None}, ["usage.model"]),
+        ({"model": ""}, ["usage.model"]),
+        ({"model": "a b"}, ["usage.model"]),
+        ({"model": 'a"'}, ["usage.model"]),
+        ({"model": "a\n"}, ["usage.model"]),
+        ({"model": "m" * 129}, ["usage.model"]),
+        ({"model": "m", "input_tokens": 5}, ["usage.input_tokens"]),
+        ("m", ["usage"]),
+    ],
+)
+def test_usage_names_a_model_and_nothing_else(
+    form: type[bodies.Form], usage: Any, fields: list[str]
+) -> None:
+    assert refused(form, json.dumps({"amount": 1, "usage": usage}).encode()) == fields
+
+
 def test_an_extend_asks_for_something() -> None:
     assert refused(bodies.Extend, b"{}") == ["ttl_seconds"]
 
@@ -108,10 +142,8 @@ def test_an_unknown_field_is_refused_with_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("form", "field"),
     [
-        (bodies.Reserve, "usage"),
         (bodies.Reserve, "quote_id"),
         (bodies.Commit, "usage"),
-        (bodies.Charge, "usage"),
         (bodies.Charge, "quote_id"),
     ],
 )
@@ -298,9 +330,9 @@ def test_a_malformed_query_is_refused(query: bytes) -> None:
 
 
 def test_usage_covers_31_days_unless_told_otherwise() -> None:
-    query = parse_query(bodies.UsagePage, b"to=2026-03-31")
+    query = parse_query(UsagePage, b"to=2026-03-31")
     assert query.days() == (date(2026, 3, 1), date(2026, 3, 31))
-    first, last = parse_query(bodies.UsagePage, b"").days()
+    first, last = parse_query(UsagePage, b"").days()
     assert last - first == date(2026, 3, 31) - date(2026, 3, 1)
     assert abs((last - datetime.now(UTC).date()).days) <= 1  # midnight may have passed meanwhile
 
@@ -308,10 +340,10 @@ def test_usage_covers_31_days_unless_told_otherwise() -> None:
 @pytest.mark.parametrize("query", [b"from=2026-02-01&to=2026-01-31", b"from=2020-01-01"])
 def test_usage_runs_forward_for_at_most_a_year(query: bytes) -> None:
     with pytest.raises(InvalidRequest, match="from"):
-        parse_query(bodies.UsagePage, query).days()
+        parse_query(UsagePage, query).days()
 
 
 @pytest.mark.parametrize("query", [b"from=2026-02-30", b"from=yesterday", b"from_=2026-01-01"])
 def test_usage_takes_days_of_the_calendar(query: bytes) -> None:
     with pytest.raises(InvalidRequest, match="from"):
-        parse_query(bodies.UsagePage, query)
+        parse_query(UsagePage, query)

@@ -116,6 +116,13 @@ def test_what_is_not_given_is_not_sent() -> None:
     }
 
 
+def test_a_model_is_sent_as_usage() -> None:
+    model = {"amount": 5, "usage": {"model": "a/b"}}
+    assert calls.reserve("acme", 5, model="a/b").body == model
+    assert calls.charge("acme", 5, model="a/b").body == model
+    assert calls.reserve("acme", 5, usage={"model": "a/b"}).body == model
+
+
 def test_a_limit_is_taken_away_by_none() -> None:
     settings: AccountSettings = {"daily_limit": None, "plan": "pro"}
     call = calls.put_account("acme", **settings)
@@ -454,11 +461,12 @@ def _ends(service: ScriptedService) -> list[tuple[str, object]]:
 
 
 async def test_a_block_commits_what_it_said(service: ScriptedService, client: AsyncClient) -> None:
-    async with client.hold("acme", 40, key="job-1", durability="local") as hold:
+    async with client.hold("acme", 40, key="job-1", durability="local", model="m") as hold:
         assert (hold.id, hold.amount) == ("job-1", 40)
         hold.commit(99)
         hold.commit(13)
     assert _ends(service) == [("commit", {"amount": 13, "on_shortfall": "cap"})]
+    assert service.asked[0].body["usage"] == {"model": "m"}
     assert service.asked[1].headers["holdfast-durability"] == "local"
     assert hold.result is not None
     assert hold.result.state == "committed"

@@ -59,7 +59,7 @@ def test_it_goes_on_from_the_mark() -> None:
 
 
 def test_fields_are_read() -> None:
-    reading = verify(0, "", stream(entry(1, context={"model": "gpt-x"})), seq=1, limit=1)
+    reading = verify(0, "", stream(entry(1, model="gpt-x")), seq=1, limit=1)
 
     (read,) = reading.entries
     assert (read.type, read.account, read.version, read.at) == ("reserve", "acme", 1, 1795162159792)
@@ -67,7 +67,7 @@ def test_fields_are_read() -> None:
     assert read.delta == {"base": -40, "held": 40}
     assert (read.key, read.hold, read.opened, read.record) == ("h1", None, 1, {"kind": "hold"})
     assert (read.day, read.used, read.model, read.error) == (20261120, 40, "gpt-x", "")
-    assert read.text.encode() == entry(1, context={"model": "gpt-x"})
+    assert read.text.encode() == entry(1, model="gpt-x")
 
 
 @pytest.mark.parametrize("missing", [0, 1, 2])

@@ -16,6 +16,7 @@ from holdfast.cli.arguments import (
     MaxOpen,
     MemberId,
     Metadata,
+    Models,
     Monthly,
     Overdraft,
     Plan,
@@ -46,7 +47,7 @@ member = typer.Typer(help="Members of an account: limits and usage.", no_args_is
 MEMBER_SETTINGS: Final = ("daily_limit", "monthly_limit", "max_hold")
 ACCOUNT_SETTINGS: Final = (
     *MEMBER_SETTINGS,
-    *("overdraft_limit", "max_open_holds", "low_balance", "plan", "metadata"),
+    *("overdraft_limit", "max_open_holds", "low_balance", "plan", "models", "metadata"),
 )
 
 Why = Annotated[str | None, typer.Option("--reason", help="Why; kept for the record.")]
@@ -99,6 +100,7 @@ def _show_account(found: Account, as_json: bool) -> int:
     pairs["overdraft limit"] = credits(found.overdraft_limit) if found.overdraft_limit else None
     pairs |= {name.replace("_", " "): credits(found.limits.get(name)) for name in limits}
     pairs["max open holds"] = found.limits.get("max_open_holds")
+    pairs["models"] = ", ".join(found.limits.get("models") or ()) or None
     pairs["low balance"] = credits(found.low_balance)
     pairs |= {"used today": credits(found.used_today)}
     pairs |= {"used this month": credits(found.used_this_month), "open holds": found.open_holds}
@@ -137,6 +139,7 @@ def open_account(
     max_open_holds: MaxOpen = None,
     low_balance: Low = None,
     plan: Plan = None,
+    models: Models = None,
     metadata: Metadata = None,
     url: Url = None,
     api_key: ApiKey = None,
@@ -162,6 +165,7 @@ def set_account(
     max_open_holds: MaxOpen = None,
     low_balance: Low = None,
     plan: Plan = None,
+    models: Models = None,
     metadata: Metadata = None,
     url: Url = None,
     api_key: ApiKey = None,

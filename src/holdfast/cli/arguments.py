@@ -54,6 +54,15 @@ def parse_payment(text: str) -> dict[str, str]:
     return {"provider": provider, "id": name}
 
 
+def parse_models(text: str) -> list[str]:
+    """Names of models, with commas."""
+    return text.split(",")
+
+
+def _models(text: str) -> list[str] | str:
+    return NONE if text == NONE else parse_models(text)
+
+
 def _object(text: str) -> dict[str, Any] | str:
     try:
         value = NONE if text == NONE else json.loads(text)
@@ -79,6 +88,7 @@ Key = Annotated[
     str | None,
     typer.Option("--key", help="Idempotency-Key: repeated with it, nothing happens twice."),
 ]
+Model = Annotated[str | None, typer.Option("--model", help="The model that it is for.")]
 Who = Annotated[str | None, typer.Option("--member", help="Who spends it.")]
 Words = Annotated[str | None, typer.Option("--description", help="Kept with the entry.")]
 Shortfall = Annotated[
@@ -112,6 +122,9 @@ Overdraft = Annotated[Any, _setting("--overdraft-limit", "How far below 0 it may
 Low = Annotated[Any, _setting("--low-balance", "Below this the balance counts as low.")]
 Plan = Annotated[
     Any, _setting("--plan", "A plan; a word of your own where none is defined.", str, "NAME")
+]
+Models = Annotated[
+    Any, _setting("--models", "Models that it may use: a,b. [all]", _models, "NAMES")
 ]
 Metadata = Annotated[Any, _setting("--metadata", "An object of your own.", _object, "JSON")]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from holdfast.cli.arguments import AccountId, amount_option
+from holdfast.cli.arguments import AccountId, amount_option, parse_models
 from holdfast.cli.output import (
     DONE,
     confirm,
@@ -102,6 +102,12 @@ def put_plan(
     max_open_holds: Annotated[
         int | None, typer.Option("--max-open-holds", min=0, help="Most holds at once.")
     ] = None,
+    models: Annotated[
+        Any,
+        typer.Option(
+            "--models", parser=parse_models, metavar="NAMES", help="Those to use: a,b. [all]"
+        ),
+    ] = None,
     url: Url = None,
     api_key: ApiKey = None,
     as_json: Json = False,
@@ -115,6 +121,7 @@ def put_plan(
         "daily_limit": daily_limit,
         "monthly_limit": monthly_limit,
         "max_open_holds": max_open_holds,
+        "models": models,
     }
     with service(url, api_key) as connected:
         return _show_plan(_ask(connected, "PUT", _plan_path(name), body=body), as_json)
@@ -160,6 +167,7 @@ def _show_plan(found: Document, as_json: bool) -> int:
     pairs: Document = {"plan": found["name"], "revision": found["revision"]}
     pairs |= {name.replace("_", " "): credits(found[name]) for name in _AMOUNTS}
     pairs |= {"max open holds": found["max_open_holds"], "period": found["period"]}
+    pairs["models"] = ", ".join(found["models"]) if found["models"] else None
     show(facts(pairs | {"changed": _utc(found["updated_at"])}))
     return DONE
 

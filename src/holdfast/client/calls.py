@@ -11,7 +11,7 @@ what the first one did.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -72,6 +72,7 @@ class AccountSettings(TypedDict, total=False):
     max_open_holds: int | None
     low_balance: int | None
     plan: str | None
+    models: Sequence[str] | None
     status: str
     metadata: Metadata | None
     reason: str
@@ -164,6 +165,10 @@ def get_member(account: str, member: str) -> Call[Member]:
     return get("get_member", path, Member.read)
 
 
+def _usage(usage: Mapping[str, Any] | None, model: str | None) -> Mapping[str, Any] | None:
+    return usage if model is None else {**(usage or {}), "model": model}
+
+
 def reserve(
     account: str,
     amount: int | None = None,
@@ -173,6 +178,7 @@ def reserve(
     member: str | None = None,
     description: str | None = None,
     metadata: Metadata | None = None,
+    model: str | None = None,
     usage: Mapping[str, Any] | None = None,
     quote_id: str | None = None,
     key: str | None = None,
@@ -180,8 +186,8 @@ def reserve(
 ) -> Call[Hold]:
     """Set `amount` microcredits aside for `ttl_seconds` (1 to 86,400; the service's default 900).
 
-    With `min_amount`, less will do: what is available is taken if it is at least that. Instead of
-    an amount, `quote_id` or `usage` lets the service price it. Raises InsufficientCredits,
+    With `min_amount`, less will do: what is available is taken if it is at least that. `model`
+    (the same as `usage={"model": ...}`) is what usage is added up by. Raises InsufficientCredits,
     LimitExceeded, AccountNotFound, AccountFrozen, AccountClosed, IdempotencyKeyReused.
     """
     body = given(
@@ -191,7 +197,7 @@ def reserve(
         member=member,
         description=description,
         metadata=metadata,
-        usage=usage,
+        usage=_usage(usage, model),
         quote_id=quote_id,
     )
     return keyed("reserve", account, "holds", body, key=key, durability=durability, read=Hold.read)
@@ -295,6 +301,7 @@ def charge(
     *,
     on_shortfall: OnShortfall | None = None,
     member: str | None = None,
+    model: str | None = None,
     usage: Mapping[str, Any] | None = None,
     quote_id: str | None = None,
     description: str | None = None,
@@ -310,7 +317,7 @@ def charge(
         amount=amount,
         on_shortfall=on_shortfall,
         member=member,
-        usage=usage,
+        usage=_usage(usage, model),
         quote_id=quote_id,
         description=description,
         metadata=metadata,

@@ -74,6 +74,7 @@ class LimitsAnswer(TypedDict):
     monthly_limit: Amount | None
     max_hold: Amount | None
     max_open_holds: int | None
+    models: list[str] | None
 
 
 class AccountAnswer(TypedDict):
@@ -121,6 +122,7 @@ def account_answer(account: Account) -> AccountAnswer:
             "monthly_limit": limits.monthly_limit,
             "max_hold": limits.max_hold,
             "max_open_holds": limits.max_open_holds,
+            "models": limits.models,
         },
         "low_balance": account.low_balance,
         "plan": account.plan,

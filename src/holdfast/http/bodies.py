@@ -8,6 +8,7 @@ the field and says what would be right.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import NoneType
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from urllib.parse import parse_qsl
 
@@ -28,6 +29,8 @@ from holdfast.http.fields import (
     Count,
     Id,
     Metadata,
+    Model,
+    Models,
     Name,
     NotYet,
     OnShortfall,
@@ -42,9 +45,6 @@ from holdfast.purchases import PAYMENT_PATTERN, PROVIDER_PATTERN
 MAX_OPERATIONS: Final = 1000
 MAX_PAGE: Final = 1000
 
-_NOT_YET: Final = frozenset({"usage", "quote_id"})
-"""Fields of the contract that a later release takes; until then they are refused, not ignored."""
-
 
 class Form(BaseModel):
     """What every body and query has in common: strict types, no unknown fields."""
@@ -53,6 +53,14 @@ class Form(BaseModel):
 
 
 # ── bodies ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class Usage(Form):
+    """What the work is for."""
+
+    model: Annotated[
+        Model, Field(description="stays with the hold; usage is added up by it, plans may limit it")
+    ]
 
 
 class Reserve(Form):
@@ -66,7 +74,7 @@ class Reserve(Form):
     member: Id | None = None
     description: Words | None = None
     metadata: Metadata | None = None
-    usage: NotYet = None
+    usage: Usage | None = None
     quote_id: NotYet = None
 
 
@@ -118,7 +126,7 @@ class Charge(Form):
     member: Id | None = None
     description: Words | None = None
     metadata: Metadata | None = None
-    usage: NotYet = None
+    usage: Usage | None = None
     quote_id: NotYet = None
 
 
@@ -170,6 +178,7 @@ class AccountSettings(Form):
     max_open_holds: Count | None = None
     low_balance: AmountOrZero | None = None
     plan: Name | None = None
+    models: Models | None = None
     status: Annotated[
         Literal["active", "frozen", "closed"],
         Field(json_schema_extra=lambda schema: schema.pop("default")),  # left out, it stays
@@ -314,6 +323,7 @@ def _path(location: tuple[str | int, ...]) -> str:
 _ID_WORDS = "1 to 128 characters of A-Z a-z 0-9 _ . : -"
 _MESSAGES: Final[Mapping[str, str]] = {
     "missing": "is required",
+    "none_required": "is not available yet in this release",
     "int_type": "must be an integer, written without quotes, fraction or exponent",
     "int_parsing": "must be an integer",
     "int_parsing_size": "must be an integer of at most {MAX_AMOUNT}",
@@ -337,13 +347,14 @@ _MESSAGES: Final[Mapping[str, str]] = {
 def _message(form: type[Form], error: Any) -> str:
     """What would be right, in words of our own; the field is named before it."""
     kind = error["type"]
-    if kind == "none_required" and error["loc"][-1] in _NOT_YET:
-        return "is not available yet in this release"
     if kind == "extra_forbidden":
         if len(error["loc"]) > 1:
             return "is not known here"
-        names = [field.alias or name for name, field in form.model_fields.items()]
-        known = ", ".join(name for name in names if name not in _NOT_YET)
+        known = ", ".join(
+            field.alias or name
+            for name, field in form.model_fields.items()
+            if field.annotation is not NoneType  # NotYet
+        )
         return f"is not known here; known are: {known or 'none'}"
     if kind == "string_pattern_mismatch":
         pattern = error["ctx"]["pattern"]

@@ -11,7 +11,8 @@ import orjson
 from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 
-from holdfast.keys import ID_PATTERN
+from holdfast.arguments import MAX_MODELS_BYTES
+from holdfast.keys import ID_PATTERN, MODEL_PATTERN
 from holdfast.model import MAX_AMOUNT
 
 MAX_METADATA_BYTES: Final = 2048
@@ -90,6 +91,17 @@ Amount = Annotated[
 AmountOrZero = Annotated[int, Field(ge=0, le=MAX_AMOUNT, description="microcredits; 0 is legal")]
 Count = Annotated[int, Field(ge=0, le=MAX_AMOUNT)]
 Id = Annotated[str, StringConstraints(pattern=f"^{ID_PATTERN}$")]
+Model = Annotated[
+    str, StringConstraints(pattern=f"^{MODEL_PATTERN}$"), Field(examples=["openai/gpt-4o-mini"])
+]
+Models = Annotated[
+    list[Model],
+    Field(
+        min_length=1,
+        max_length=MAX_MODELS_BYTES // 2,
+        description="reserves and charges must name one of these; null: any, or none",
+    ),
+]
 TtlSeconds = Annotated[int, Field(ge=1, le=86_400, description="seconds; 900 if left out")]
 OnShortfall = Annotated[
     Literal["reject", "cap", "debt"],
@@ -114,3 +126,4 @@ Day = Annotated[
     WithJsonSchema({"type": "string", "format": "date"}),
 ]
 NotYet = SkipJsonSchema[None]
+"""A field of the contract that a later release takes; until then it is refused, not ignored."""

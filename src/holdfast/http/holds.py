@@ -25,6 +25,7 @@ async def reserve(call: Call, body: Reserve) -> Answer[HoldAnswer]:
         min_amount=body.min_amount,
         ttl_seconds=body.ttl_seconds,
         member=body.member,
+        model=None if body.usage is None else body.usage.model,
         metadata=body.metadata,
         context=call.context(body.description),
         durability=call.durability,

@@ -19,6 +19,7 @@ async def charge(call: Call, body: Charge) -> Answer[MovementAnswer]:
         amount=body.amount,
         on_shortfall=body.on_shortfall,
         member=body.member,
+        model=None if body.usage is None else body.usage.model,
         metadata=body.metadata,
         context=call.context(body.description),
         durability=call.durability,

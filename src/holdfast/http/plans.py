@@ -14,7 +14,7 @@ from holdfast.http.admin import unrestricted
 from holdfast.http.answers import Amount, Answer, ListAnswer, Time, time_text
 from holdfast.http.bodies import Form, NoQuery, Page
 from holdfast.http.fields import Amount as SentAmount
-from holdfast.http.fields import AmountOrZero, Count, Day, Id
+from holdfast.http.fields import AmountOrZero, Count, Day, Id, Models
 from holdfast.http.requests import Call
 from holdfast.plans import Definition, Plan
 
@@ -42,6 +42,7 @@ class NewPlan(Form):
     daily_limit: AmountOrZero | None = None
     monthly_limit: AmountOrZero | None = None
     max_open_holds: Count | None = None
+    models: Models | None = None
 
 
 class NewAllowance(Form):
@@ -69,6 +70,7 @@ class PlanAnswer(TypedDict):
     daily_limit: Amount | None
     monthly_limit: Amount | None
     max_open_holds: int | None
+    models: list[str] | None
     created_at: Time
     updated_at: Time
 
@@ -128,6 +130,7 @@ def plan_answer(plan: Plan) -> PlanAnswer:
         "daily_limit": made.daily_limit,
         "monthly_limit": made.monthly_limit,
         "max_open_holds": made.max_open_holds,
+        "models": made.models,
         "created_at": _time(plan.created_at),
         "updated_at": _time(plan.updated_at),
     }

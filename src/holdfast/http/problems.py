@@ -66,7 +66,8 @@ CODES: Final[Mapping[str, Explanation]] = {
     "limit_exceeded": Explanation(
         402,
         "A limit of the account or of the member denies the call; `limit` names it.",
-        "Wait for the next day or month, or have the limit raised; the same key may be used.",
+        "Wait for the next day or month, name a model that it allows, or have the limit raised; the"
+        " same key may be used.",
     ),
     "commit_exceeds_funds": Explanation(
         402,

@@ -1,5 +1,5 @@
--- What waits for an operator: open incidents, entries and accounts in quarantine, and money that did
--- not come in.
+-- What waits for an operator: open incidents, entries and accounts in quarantine, and money that
+-- did not come in.
 SELECT
     (SELECT count(*) FROM incident WHERE closed_at IS NULL) AS incidents,
     (SELECT min(at) FROM incident WHERE closed_at IS NULL) AS oldest,
