@@ -16,6 +16,7 @@ Services, each a task of one event loop, none of which waits for another:
     outbox      applies what Postgres owes to accounts until the journal shows it
     take-backs  takes back what payments gave whose money went back
     allowances  owes accounts the credits of their plans, each period once
+    trials      ends trials of accounts that show signs of a paid plan
     plans       brings settings of accounts to what their plan has become
     deliveries  sends events to the endpoints that operators registered
     compensations  gives what accounts are owed for work that failed
@@ -79,6 +80,7 @@ from settlement.services import keep
 from settlement.state import ShardRow, WorkerState
 from settlement.sweeper import Sweeper
 from settlement.take_backs import TakeBacks
+from settlement.trials import Trials
 from settlement.upkeep import Upkeep
 from settlement.vetting import Vetting
 
@@ -360,6 +362,7 @@ class Worker:
             "outbox": Outbox(aside, ledger).run,
             "take-backs": TakeBacks(aside).run,
             "allowances": Allowances(aside).run,
+            "trials": Trials(aside).run,
             "plans": PlanFollower(waiting, ledger).run,
             "deliveries": Deliveries(waiting).run,
             "compensations": Compensations(pool, ledger).run,

@@ -35,7 +35,7 @@ POLL_S = 0.02
 COMMAND = (sys.executable, "-m", "holdfast")
 OVER_HTTP = {
     *("account", "member", "hold", "charge", "grant", "refund", "adjust"),
-    *("debt", "plan", "allowance"),
+    *("debt", "plan", "allowance", "trial"),
 }
 
 

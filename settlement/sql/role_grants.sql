@@ -19,6 +19,7 @@ WITH named (relation, privileges) AS (
         ('incident', 'SELECT, INSERT, UPDATE'),
         ('quarantine', 'SELECT, INSERT, UPDATE'),
         ('compensation', 'SELECT, INSERT, UPDATE'),
+        ('trial', 'SELECT, INSERT, UPDATE'),
         ('api_key', 'SELECT, INSERT, UPDATE')
 )
 SELECT statement

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from holdfast import deliveries
+from holdfast import deliveries, trials
 from holdfast.checks import Check, Level, Sheet, clocks, database, redis_node
 from holdfast.config import Config
 from holdfast.queries import sql
@@ -179,6 +179,7 @@ async def _settlement(shards: Shards | None, conn: Connection) -> list[Check]:
         "warn",
     )
     _add_deliveries(sheet, await deliveries.standing(conn))
+    await _add_trials(sheet, conn)
     if trouble["lost"]:
         sheet.add(
             "lost entries",
@@ -203,6 +204,18 @@ def _add_deliveries(sheet: Sheet, found: deliveries.Standing) -> None:
         found.oldest_s <= _DELIVERY_S,
         f"{found.pending:,}" + (f", the oldest for {found.oldest_s:,.0f} s" * bool(found.pending)),
         "`holdfast delivery list --state pending` says why",
+        "warn",
+    )
+
+
+async def _add_trials(sheet: Sheet, conn: Connection) -> None:
+    """Trials that turned out to be of accounts that pay: one happens, several have a cause."""
+    row = await conn.fetchrow(sql("trials_overridden"))
+    sheet.expect(
+        "trials",
+        row["recent"] < trials.ALERT,
+        f"{row['recent']:,} overridden within 24 h by signs of a paid plan",
+        "`holdfast trial list --state overridden` says by which; mend what starts those trials",
         "warn",
     )
 

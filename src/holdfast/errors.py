@@ -19,7 +19,7 @@
     ├── NotFound                 404  (account, hold, route), 405
     ├── Conflict                 409  hold_committed, hold_released, hold_expired, hold_open,
     │                                 account_frozen, account_closed, account_not_empty,
-    │                                 payment_duplicate
+    │                                 payment_duplicate, trial_refused, trial_used
     ├── RateLimited              429
     └── Unavailable              503
         ├── StoreUnavailable          nothing happened

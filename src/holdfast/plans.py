@@ -45,6 +45,8 @@ class Definition:
     max_open_holds: int | None = None
     models: list[str] | None = None
     """Those that may be used; None: all."""
+    paid: bool = False
+    """Whoever is on it pays: he is not on trial."""
 
     @property
     def limits(self) -> dict[str, Any]:

@@ -106,6 +106,9 @@ METRICS: Final[Mapping[str, Metric]] = {
     "holdfast_compensation_retries_total": Metric(
         "counter", "Attempts to give what is owed that were not the first ones."
     ),
+    "holdfast_trials_overridden_recent": Metric(
+        "gauge", "Trials of the last 24 hours that signs of a paid plan ended; 3 are an alert."
+    ),
 }
 
 # A call takes 1 to 5 ms; `settled` waits, a cold load or a store that is away take up to 2.5 s.
@@ -159,6 +162,7 @@ EVENTS: Final[Mapping[str, tuple[Severity, str]]] = {
     "outbox_failed": ("error", "what is owed to an account was refused; an operator must look"),
     "compensation_broke": ("error", "an attempt to give what is owed met a bug; it is tried again"),
     "compensation_failed": ("error", "what an account is owed was not given; an operator decides"),
+    "trial_overridden": ("warning", "an account on trial showed signs of a paid plan: `signs`"),
     "endpoint_added": ("info", "an operator registered an endpoint for events"),
     "endpoint_removed": ("info", "an operator removed an endpoint"),
     "endpoint_enabled": ("info", "an operator lets events go to an endpoint again"),

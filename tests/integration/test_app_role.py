@@ -42,6 +42,7 @@ FORBIDDEN = [
     "UPDATE opening SET version = version + 1",
     "DELETE FROM shard_opening",
     "DELETE FROM archive",
+    "DELETE FROM trial",
     "UPDATE migration SET checksum = ''",
 ]
 
@@ -178,6 +179,17 @@ def test_what_is_owed_is_listed_and_collected(site: Site) -> None:
     assert "1.500000" in site.run("debt", "collect", "d2", "c1").out
     until(lambda: ok("debt", "uncollected")["data"] == [])
     assert ok("account", "show", "d2")["available"] == 3_000_000
+
+
+def test_a_trial_is_started_and_overridden(site: Site) -> None:
+    ok = site.ok
+    ok("account", "open", "t1")
+    assert ok("trial", "start", "t1", "2cr")["state"] == "active"
+    until(lambda: ok("account", "show", "t1")["available"] == 2_000_000)
+    ok("account", "set", "t1", "--metadata", '{"customer_id": "cus_1"}')
+    until(lambda: ok("trial", "show", "t1")["signs"] == ["customer_id"])
+    [row] = [r for r in ok("audit", "--account", "t1")["data"] if r["action"] == "trial.override"]
+    assert (row["actor"], row["after"]["signs"]) == ("system", ["customer_id"])
 
 
 def test_a_worker_makes_partitions_that_it_does_not_own(site: Site) -> None:

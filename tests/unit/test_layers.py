@@ -26,6 +26,7 @@ SETTLEMENT_KNOWS = {
     "scripts": "names and texts of scripts",
     "shards": "calls of scripts",
     "telemetry": "the one table of metrics and events",
+    "trials": "what says that an account pays, and how a trial ends",
     "webhooks": "kinds of events, and where they may be sent",
     "wire": "the connection to Redis",
 }

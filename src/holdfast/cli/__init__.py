@@ -3,7 +3,7 @@
 services   dev, serve, settle, migrate
 accounts   account, member: over HTTP, with an API key
 holds      hold, charge, grant, refund, adjust: likewise; debts (debt)
-plans      plan, allowance: likewise
+plans      plan, allowance, trials (trial): likewise
 statistics usage, and `account forecast`: likewise
 stores     reconcile, inspect, rebuild, doctor: straight at the stores; likewise
 journal, archive, incidents (incident, quarantine), payments (payment, outbox), audit,
@@ -42,6 +42,7 @@ from holdfast.cli import (
     statistics,
     stores,
     traffic,
+    trials,
 )
 from holdfast.cli.output import BUG, EXIT_CODES, USAGE, Failure, note
 
@@ -69,6 +70,7 @@ for movement in (holds.charge, holds.grant, holds.refund):
     app.command(rich_help_panel=SERVICE)(movement)
 app.add_typer(plans.plan, name="plan", rich_help_panel=SERVICE)
 app.add_typer(plans.allowance, name="allowance", rich_help_panel=SERVICE)
+app.add_typer(trials.trial, name="trial", rich_help_panel=SERVICE)
 # -1.5cr is an amount, not an option.
 app.command(rich_help_panel=SERVICE, context_settings={"ignore_unknown_options": True})(
     holds.adjust

@@ -108,6 +108,9 @@ def put_plan(
             "--models", parser=parse_models, metavar="NAMES", help="Those to use: a,b. [all]"
         ),
     ] = None,
+    paid: Annotated[
+        bool, typer.Option("--paid", help="Whoever is on it pays: it ends trials.")
+    ] = False,
     url: Url = None,
     api_key: ApiKey = None,
     as_json: Json = False,
@@ -122,6 +125,7 @@ def put_plan(
         "monthly_limit": monthly_limit,
         "max_open_holds": max_open_holds,
         "models": models,
+        "paid": paid,
     }
     with service(url, api_key) as connected:
         return _show_plan(_ask(connected, "PUT", _plan_path(name), body=body), as_json)
@@ -168,6 +172,7 @@ def _show_plan(found: Document, as_json: bool) -> int:
     pairs |= {name.replace("_", " "): credits(found[name]) for name in _AMOUNTS}
     pairs |= {"max open holds": found["max_open_holds"], "period": found["period"]}
     pairs["models"] = ", ".join(found["models"]) if found["models"] else None
+    pairs |= {"paid": "yes" if found["paid"] else "no"}
     show(facts(pairs | {"changed": _utc(found["updated_at"])}))
     return DONE
 

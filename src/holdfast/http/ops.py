@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from holdfast import compensations, deliveries
+from holdfast import compensations, deliveries, trials
 from holdfast.errors import NotFound, StoreUnavailable
 from holdfast.http import openapi as description
 from holdfast.http import problems
@@ -82,6 +82,7 @@ async def metrics(call: Call, query: NoQuery) -> Answer[None]:
     with suppress(StoreUnavailable):  # its absence says so; all others are told
         gauges += deliveries.gauges(await deliveries.standing(ledger.pool))
         gauges += await compensations.gauges(ledger.pool)
+        gauges += await trials.gauges(ledger.pool)
     text, media_type = call.service.telemetry.exposition(gauges)
     return Answer(200, None, content=text, media_type=media_type.encode())
 

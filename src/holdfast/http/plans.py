@@ -43,6 +43,9 @@ class NewPlan(Form):
     monthly_limit: AmountOrZero | None = None
     max_open_holds: Count | None = None
     models: Models | None = None
+    paid: Annotated[bool | None, Field(description="whoever is on it pays: he is not on trial")] = (
+        None
+    )
 
 
 class NewAllowance(Form):
@@ -71,6 +74,7 @@ class PlanAnswer(TypedDict):
     monthly_limit: Amount | None
     max_open_holds: int | None
     models: list[str] | None
+    paid: Annotated[bool, Field(description="whoever is on it pays: he is not on trial")]
     created_at: Time
     updated_at: Time
 
@@ -131,6 +135,7 @@ def plan_answer(plan: Plan) -> PlanAnswer:
         "monthly_limit": made.monthly_limit,
         "max_open_holds": made.max_open_holds,
         "models": made.models,
+        "paid": made.paid,
         "created_at": _time(plan.created_at),
         "updated_at": _time(plan.updated_at),
     }

@@ -119,6 +119,16 @@ CODES: Final[Mapping[str, Explanation]] = {
         "This payment was recorded before with another content.",
         "Compare what the payment provider reported.",
     ),
+    "trial_refused": Explanation(
+        409,
+        "The account shows signs of a paid plan, so it gets no trial; `signs` names them.",
+        "Nothing, if it pays; else take away what `signs` names.",
+    ),
+    "trial_used": Explanation(
+        409,
+        "The account had its trial, with another content. It gets no other one, ever.",
+        "GET its trial to see what it was; for more credits, grant them.",
+    ),
     "body_too_large": Explanation(
         413, "The body is larger than this route takes.", "64 KiB, for /v1/batch 4 MiB."
     ),

@@ -28,6 +28,7 @@ from holdfast.http import (
     payments,
     plans,
     statistics,
+    trials,
 )
 from holdfast.http.answers import Answer
 from holdfast.http.bodies import Form
@@ -43,6 +44,7 @@ CREDIT: Final = frozenset({"credit"})
 ADMIN: Final = frozenset({"admin"})
 BATCH: Final = SPEND | CREDIT
 OWES: Final = CREDIT | ADMIN
+ON_TRIAL: Final = READ | ADMIN
 NOBODY: Final[frozenset[str]] = frozenset()
 
 # Codes that belong to what a route does; those that any call can meet are added by OpenAPI.
@@ -91,6 +93,7 @@ class Route:
 
 _ACCOUNT = "/v1/accounts/{account}"
 _HOLD = _ACCOUNT + "/holds/{hold}"
+_TRIAL = _ACCOUNT + "/trial"
 _COMPENSATIONS = "/v1/admin/compensations"
 _RETRY_COMPENSATION = _COMPENSATIONS + "/{name}/retry"
 _ENDPOINTS = "/v1/admin/endpoints"
@@ -279,6 +282,27 @@ ROUTES: Final[Sequence[Route]] = (
         *("stop_allowance", "DELETE", _ACCOUNT + "/allowance", plans.stop_allowance, ADMIN),
         *(bodies.NoQuery, plans.AllowanceAnswer),
         errors=("not_found",),
+    ),
+    # trials
+    Route(
+        *("start_trial", "PUT", _TRIAL, trials.start_trial, ADMIN),
+        *(trials.NewTrial, trials.TrialAnswer),
+        made=True,
+        errors=("account_not_found", "account_closed", "trial_refused", "trial_used"),
+    ),
+    Route(
+        *("get_trial", "GET", _TRIAL, trials.get_trial, ON_TRIAL),
+        *(bodies.NoQuery, trials.TrialAnswer),
+        errors=("not_found",),
+    ),
+    Route(
+        *("end_trial", "DELETE", _TRIAL, trials.end_trial, ADMIN),
+        *(trials.EndTrial, trials.TrialAnswer),
+        errors=("not_found",),
+    ),
+    Route(
+        *("list_trials", "GET", "/v1/admin/trials", trials.list_trials, ADMIN),
+        *(trials.TrialsPage, answers.ListAnswer[trials.TrialAnswer]),
     ),
     # audit
     Route(

@@ -1,0 +1,155 @@
+"""Commands over HTTP about trials: accounts that pay nothing, up to a limit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from holdfast.cli.arguments import AccountId, Amount, Expiry
+from holdfast.cli.output import (
+    DONE,
+    confirm,
+    credits,
+    facts,
+    moment,
+    more,
+    show,
+    show_json,
+    table,
+)
+from holdfast.cli.places import After, ApiKey, Json, Limit, Url, Yes, service
+
+if TYPE_CHECKING:
+    from holdfast.client import Client
+
+trial = typer.Typer(help="Trials: accounts that pay nothing, up to a limit.", no_args_is_help=True)
+
+Document = dict[str, Any]
+
+
+def _ask(
+    connected: Client,
+    method: str,
+    path: str,
+    *,
+    query: Mapping[str, str] | None = None,
+    body: Document | None = None,
+) -> Document:
+    """The document that one call answers."""
+    from holdfast.client.call import Call  # noqa: PLC0415
+
+    def read(document: Document, **_: Any) -> Document:
+        return document
+
+    call: Call[Document] = Call(
+        op="trial", method=method, path=path, read=read, query=query or {}, body=body
+    )
+    return connected.send(call)
+
+
+def _path(account: str) -> str:
+    from holdfast.client.call import account_path  # noqa: PLC0415
+
+    return f"{account_path(account)}/trial"
+
+
+@trial.command("start")
+def start_trial(
+    account: AccountId,
+    limit: Amount,
+    *,
+    expires_at: Expiry = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> int:
+    """Let an account spend AMOUNT without paying. It has one trial, ever."""
+    body: Document = {"spending_limit": limit}
+    if expires_at is not None:
+        body["expires_at"] = expires_at.isoformat()
+    with service(url, api_key) as connected:
+        return _show(_ask(connected, "PUT", _path(account), body=body), as_json)
+
+
+@trial.command("show")
+def show_trial(
+    account: AccountId, url: Url = None, api_key: ApiKey = None, as_json: Json = False
+) -> int:
+    """The trial of an account, also one that is over."""
+    with service(url, api_key) as connected:
+        return _show(_ask(connected, "GET", _path(account)), as_json)
+
+
+@trial.command("end")
+def end_trial(
+    account: AccountId,
+    *,
+    reason: Annotated[str | None, typer.Option("--reason", help="Kept with the trial.")] = None,
+    yes: Yes = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> int:
+    """End a trial. The account keeps its credits, and gets no other trial."""
+    if not yes:
+        confirm(f"End the trial of {account}?")
+    query = {} if reason is None else {"reason": reason}
+    with service(url, api_key) as connected:
+        return _show(_ask(connected, "DELETE", _path(account), query=query), as_json)
+
+
+@trial.command("list")
+def list_trials(
+    *,
+    state: Annotated[
+        Literal["active", "ended", "overridden"] | None, typer.Option("--state")
+    ] = None,
+    after: After = None,
+    limit: Limit = 100,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> int:
+    """Trials by account."""
+    from holdfast.client.call import query_of  # noqa: PLC0415
+
+    query = query_of(state=state, after=after, limit=limit)
+    with service(url, api_key) as connected:
+        page = _ask(connected, "GET", "/v1/admin/trials", query=query)
+    if as_json:
+        show_json(page)
+        return DONE
+    rows = [
+        (
+            *(each["account"], credits(each["spending_limit"]), each["state"], each["granted"]),
+            *(_utc(each["started_at"]), _utc(each["ended_at"]), _why(each)),
+        )
+        for each in page["data"]
+    ]
+    columns = ("account", "limit", "state", "grant", "started", "ended", "why")
+    show(table(columns, rows, numbers={"limit"}, folds={"account", "why"}))
+    more(page["next"])
+    return DONE
+
+
+def _show(found: Document, as_json: bool) -> int:
+    if as_json:
+        show_json(found)
+        return DONE
+    pairs: Document = {"account": found["account"], "state": found["state"]}
+    pairs |= {"spending limit": credits(found["spending_limit"]), "grant": found["granted"]}
+    pairs |= {"expires": _utc(found["expires_at"]), "started": _utc(found["started_at"])}
+    pairs |= {"ended": _utc(found["ended_at"]), "by": found["ended_by"], "why": _why(found)}
+    show(facts(pairs))
+    return DONE
+
+
+def _why(found: Document) -> str:
+    return ", ".join(found["signs"]) or found["reason"] or ""
+
+
+def _utc(text: str | None) -> str:
+    return "" if text is None else moment(datetime.fromisoformat(text))
