@@ -208,7 +208,8 @@ async def command(world: World, url: str, *words: str) -> str:
     return out.getvalue()
 
 
-async def test_a_trial_by_command(world: World, url: str) -> None:
+async def test_a_trial_by_command(world: World, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     account = await world.open()
     assert "2.000000" in await command(world, url, "trial", "start", account, "2cr")
     shown = json.loads(await command(world, url, "trial", "show", account, "--json"))

@@ -124,12 +124,12 @@ def list_trials(
         return DONE
     rows = [
         (
-            *(each["account"], credits(each["spending_limit"]), each["state"], each["granted"]),
-            *(_utc(each["started_at"]), _utc(each["ended_at"]), _why(each)),
+            *(each["account"], credits(each["spending_limit"]), each["state"]),
+            *(_utc(each["ended_at"] or each["started_at"]), _why(each)),
         )
         for each in page["data"]
     ]
-    columns = ("account", "limit", "state", "grant", "started", "ended", "why")
+    columns = ("account", "limit", "state", "since", "why")
     show(table(columns, rows, numbers={"limit"}, folds={"account", "why"}))
     more(page["next"])
     return DONE
