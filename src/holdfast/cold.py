@@ -80,7 +80,7 @@ class ColdLoader:
             if snapshot.account is None:
                 return snapshot.mark
             if snapshot.account["quarantined"]:
-                raise Conflict("the account is under review by an operator", "account_frozen")
+                raise _under_review()
             if await self._write(account, snapshot):
                 return None
         raise StoreUnavailable("postgres", "the journal is behind what Redis has evicted")
@@ -188,18 +188,27 @@ class ColdLoader:
                     [account for account, _ in pairs],
                     [key for _, key in pairs],
                 )
-            for row in rows:
-                found = row["fields"] is not None and await self._bring(row)
-                future = asked[(row["account"], row["key"])]
-                if not future.done():
-                    future.set_result((found, row["mark"]))
         except Exception as error:
             for future in asked.values():
+                _fail(future, error)
+            return
+        for row in rows:
+            future = asked[(row["account"], row["key"])]
+            try:
+                found = await self._bring(row)
+            except Exception as error:  # of this account or its shard, no matter to the others
+                _fail(future, error)
+            else:
                 if not future.done():
-                    future.set_exception(error)
-                    future.exception()  # a caller that was cancelled no longer looks
+                    future.set_result((found, row["mark"]))
 
     async def _bring(self, row: asyncpg.Record) -> bool:
+        """Load a record, if there is one. Of an account in quarantine nothing is sure: what was
+        diverted is below the mark, and in no record."""
+        if row["quarantined"]:
+            raise _under_review()
+        if row["fields"] is None:
+            return False
         if row["state"] == "held":
             # An open hold is in Redis whenever its account is: it has ended there since.
             raise StoreUnavailable("postgres", "the journal is behind Redis; try again")
@@ -216,6 +225,16 @@ class ColdLoader:
         if not await self._run(number, "load_part", nonce, keys, args):
             raise StoreUnavailable("postgres", "the journal is behind Redis; try again")
         return True
+
+
+def _fail(future: asyncio.Future[tuple[bool, int]], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # a caller that was cancelled no longer looks
+
+
+def _under_review() -> Conflict:
+    return Conflict("the account is under review by an operator", "account_frozen")
 
 
 def _flat(fields: str) -> list[str]:

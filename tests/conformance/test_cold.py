@@ -141,6 +141,25 @@ async def test_62_a_refund_is_not_paid_twice_by_a_stale_record(
     assert code is Code.STALE
 
 
+async def test_62_nothing_is_brought_back_of_an_account_in_quarantine(
+    ledger: Driver, world: World
+) -> None:
+    """What was diverted is below the mark and in no record: a lookup must not say "absent"."""
+    account = await world.account(ledger, 100)
+    await ledger.charge(account, "c", amount=30)
+    await world.settle()
+    await world.forget(account)
+    assert (await ledger.account(account)).funds == (70, 0)
+    stack = world.stack
+    number = stack.shards.number_of(account)
+    await stack.command("DEL", stack.shards.keys[number].record(account, "c"))
+    await stack.pool.execute("UPDATE account SET quarantined = true WHERE account = $1", account)
+    refused = await ledger.refund(account, "r1", of="c")
+    assert (refused.status, refused.code) == (409, "account_frozen")
+    await stack.pool.execute("UPDATE account SET quarantined = false WHERE account = $1", account)
+    assert (await ledger.refund(account, "r1", of="c")).amount == 30
+
+
 @pytest.mark.parametrize("kind", ["commit", "refund"])
 async def test_records_past_their_window_are_still_known(
     api: Driver, world: World, kind: str
