@@ -27,6 +27,7 @@ from holdfast.http.fields import (
     Amount,
     AmountOrZero,
     Count,
+    Cursor,
     Id,
     Metadata,
     Model,
@@ -239,9 +240,7 @@ class Page(Form):
 
     model_config = ConfigDict(extra="forbid", strict=False)  # a query has only text
 
-    after: Annotated[str | None, Field(max_length=300, description="`next` of the page before")] = (
-        None
-    )
+    after: Annotated[Cursor | None, Field(description="`next` of the page before")] = None
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 100
 
 

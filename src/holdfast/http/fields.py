@@ -53,6 +53,10 @@ def _checked_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# What an offset moves beyond the last year that a time can be written in could not be answered.
+_END_MS = (datetime(9999, 12, 31, tzinfo=UTC) - _EPOCH + timedelta(days=1)) // timedelta(
+    milliseconds=1
+)
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 
 
@@ -72,8 +76,8 @@ def time_at(text: str) -> datetime:
 
 
 def _checked_time(text: str) -> str:
-    if time_ms(text) < 0:
-        raise ValueError("must be after 1970")
+    if not 0 <= time_ms(text) < _END_MS:
+        raise ValueError("must be after 1970, and in UTC before the year 10000")
     return text
 
 
@@ -108,6 +112,7 @@ OnShortfall = Annotated[
     Field(description="where more is taken than there is: refuse it, take what there is, or owe"),
 ]
 Words = Annotated[str, StringConstraints(max_length=1024), AfterValidator(_checked_text)]
+Cursor = Annotated[str, StringConstraints(max_length=300), AfterValidator(_checked_text)]
 Name = Annotated[
     str, StringConstraints(min_length=1, max_length=128), AfterValidator(_checked_text)
 ]
