@@ -60,8 +60,8 @@ class Allowances:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._after = ""
-        """The last account that was looked at for rolling over, so that no hundred of them that
-        must wait (their shard is closed) keep the others waiting."""
+        """The last account that was looked at for rolling over: the next look goes on behind it, so
+        that those which must wait (their shard is closed) keep no others waiting."""
 
     async def run(self) -> None:
         """A round a second, until cancelled. Raises what asyncpg raises, and OSError."""
@@ -83,7 +83,7 @@ class Allowances:
         for _ in range(_TRANSACTIONS):
             done = await self._roll_over(today)
             rolled += done
-            if not done or not self._after:
+            if not self._after:
                 break
         return refreshed, rolled
 
@@ -99,11 +99,12 @@ class Allowances:
         return len(due)
 
     async def _roll_over(self, today: date) -> int:
-        """Decide about at most 100 periods; answers how many were decided."""
+        """Look at the next 100 periods that wait; answers how many were decided."""
         async with self._pool.acquire() as conn, conn.transaction():
-            ready = await conn.fetch(sql("rollover_ready"), self._after, _TOGETHER)
+            waiting = await conn.fetch(sql("rollover_waiting"), self._after, _TOGETHER)
+            ready = [row for row in waiting if row["ready"]]
             done = sum([await _roll_over_one(conn, row, today) for row in ready])
-        self._after = ready[-1]["account"] if len(ready) == _TOGETHER else ""
+        self._after = waiting[-1]["account"] if len(waiting) == _TOGETHER else ""
         return done
 
 

@@ -36,5 +36,6 @@ FROM (
     LEFT JOIN named ON named.relation = c.relname
     WHERE c.relnamespace = current_schema()::regnamespace
         AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+        AND c.relname !~ '^journal_[0-9]{4}_[0-9]{2}$'  -- a month that an archive has detached
 ) AS statements (step, statement)
 ORDER BY step, statement

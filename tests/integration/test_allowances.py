@@ -20,6 +20,7 @@ from holdfast.embedded import Postgres, Valkey
 from holdfast.errors import NotFound
 from holdfast.ledger import open_ledger
 from settlement.allowances import Allowances, carry
+from settlement.queries import sql
 from tests.allowance_model import Expected
 from tests.allowance_world import CONTEXT, YEAR, World, day
 from tests.stack import Stack
@@ -242,6 +243,9 @@ async def test_what_is_left_is_known_when_the_journal_has_it(world: World) -> No
 
     await world.move_to(datetime(YEAR, 6, 1, 0, 1, tzinfo=UTC))
     assert await rolled_over() is None, "nothing of June has settled"
+    waiting = await world.stack.pool.fetch(sql("rollover_waiting"), "", 1)
+    found = [(row["account"], row["ready"]) for row in waiting]
+    assert found == [("late", False)], "a look ends at what waits, and goes on behind it"
     await world.bring()
     assert await rolled_over() is None, "50 are there that have not been forfeited"
     await world.work("late")
