@@ -41,10 +41,9 @@ async def record_entries(conn: Connection, entries: Sequence[Entry]) -> None:
         return
     known = await _settings_before(conn, [entry for entry in found if entry.settings])
     try:
-        rows = [_row(entry, known) for entry in found]
-    except (ValueError, TypeError, AttributeError) as error:
+        await audit.record_rows(conn, [_row(entry, known) for entry in found])
+    except (ValueError, TypeError, AttributeError) as error:  # of numbers and texts beyond JSON too
         raise Rejected(f"entries {found[0].seq} to {found[-1].seq}: {error}") from error
-    await audit.record_rows(conn, rows)
 
 
 _Settings = dict[tuple[str, str | None], dict[str, Any]]

@@ -101,7 +101,7 @@ class Courier:
                     url.copy_with(host=address),
                     content=body,
                     headers=headers,
-                    extensions={"sni_hostname": url.host},
+                    extensions={"sni_hostname": _name(url)},
                 ) as answer:
                     return Ending(answer.status_code)
             except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
@@ -113,13 +113,19 @@ class Courier:
         port = url.port or (443 if url.scheme == "https" else 80)
         found = await asyncio.get_running_loop().run_in_executor(
             self._resolvers,
-            lambda: socket.getaddrinfo(url.host, port, type=socket.SOCK_STREAM),
+            lambda: socket.getaddrinfo(_name(url), port, type=socket.SOCK_STREAM),
         )
         addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
         for address in addresses:
             if not self._private and not is_public(address):
                 raise ValueError(f"{url.host} leads to {address}, which is not a public address")
         return addresses[:_ADDRESSES]
+
+
+def _name(url: httpx2.URL) -> str:
+    """The host as it is looked up and verified: in the letters of its URL. Whoever is given other
+    letters encodes them anew, by rules of 2003, by which they can name another host."""
+    return url.raw_host.decode("ascii").strip("[]")
 
 
 def signed(letter: Letter, now: datetime) -> dict[str, str]:

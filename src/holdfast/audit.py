@@ -20,8 +20,9 @@ import orjson
 
 from holdfast.queries import sql
 
-# Of what others choose, so that no index and no list is burdened by it: ids have at most 128.
-_TEXT_MAX: Final = 256
+# Of what others choose, so that no index and no list is burdened by it. The
+# longest is member:<account>/<member>, of ids that have at most 128.
+_TEXT_MAX: Final = 512
 
 
 @dataclass(frozen=True, slots=True)

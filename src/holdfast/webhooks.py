@@ -37,6 +37,8 @@ MAX_URL: Final = 2048
 _PORTS = range(1, 65_536)
 # Addresses of IPv6 that carry one of IPv4 behind the first 96 bits: a gateway sends it there.
 _TRANSLATED: Final = ipaddress.ip_network("64:ff9b::/96")
+# Of IPv6, all that is routed in the internet; the rest is local, or carries other addresses.
+_UNICAST: Final = ipaddress.ip_network("2000::/3")
 _SECRET_BYTES: Final = 32  # Standard Webhooks: 24 to 64
 
 
@@ -103,4 +105,6 @@ def is_public(address: str) -> bool:
             return is_public(str(ipaddress.IPv4Address(int(found) & 0xFFFF_FFFF)))
         if found.sixtofour is not None or found.teredo is not None:
             return False  # tunnels that nobody offers any more, whose ends are hidden in them
+        if found not in _UNICAST:
+            return False
     return found.is_global and not found.is_multicast

@@ -212,6 +212,28 @@ async def test_a_batch_of_work_costs_no_statement(stack: Stack, account: str) ->
     assert [query for query in said if "audit" in query] == []
 
 
+async def test_what_no_audit_can_hold_is_quarantined_and_stops_nobody(
+    stack: Stack, account: str
+) -> None:
+    """Given an entry whose setting is beyond 64 bits, I expect it alone to be set aside."""
+    await stack.open(account)
+    await stack.settle()
+    number = stack.shards.number_of(account)
+    acct = await stack.acct(account)
+    meta = await stack.meta(number)
+    entry = {
+        **{"type": "settings", "account": account, "seq": str(int(meta["seq"]) + 1)},
+        **{"version": str(int(acct["version"]) + 1), "at": meta["clock_ms"], "available": "0"},
+        **{"held": "0", "delta": [], "settings": ["daily_limit", str(10**20)], "context": {}},
+    }
+    await stack.forge(number, orjson.dumps(entry))
+
+    await stack.settle()
+
+    (kept,) = await stack.rows("quarantine", account=account)
+    assert kept["origin"] == "rejected" and "64-bit" in kept["error"], kept["error"]
+
+
 async def test_what_was_in_quarantine_is_audited_when_it_is_applied(
     stack: Stack, account: str
 ) -> None:

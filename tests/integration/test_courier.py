@@ -109,3 +109,19 @@ async def test_tls_is_asked_for_the_name_and_connected_to_the_address(
         ending = await courier.post(letter(f"https://hooks.test:{port}/"))
     assert b"hooks.test" in await greeting
     assert ending.status is None and ending.error
+
+
+async def test_a_host_is_looked_up_in_the_letters_of_its_url(
+    courier: Courier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a name of which older rules make another one, I expect it to be asked for as it is."""
+    asked: list[str] = []
+
+    def look_up(host: str, *_: Any, **__: Any) -> list[Any]:
+        asked.append(host)
+        raise OSError("no such host")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    ending = await courier.post(letter("https://xn--strae-oqa.de/hook"))
+    assert asked == ["xn--strae-oqa.de"]
+    assert ending.status is None
