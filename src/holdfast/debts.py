@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final
 
 from holdfast import audit
 from holdfast.audit import Caller
@@ -87,45 +87,66 @@ async def uncollected(
 
 
 async def collect(
-    ledger: Ledger, account: str, of: str, amount: int | None, *, by: Caller, context: Context
+    ledger: Ledger,
+    account: str,
+    of: str,
+    amount: int | None,
+    *,
+    key: str | None,
+    by: Caller,
+    context: Context,
 ) -> Movement:
     """Charge `amount` (default: all that is left) of what hold or charge `of` could not take.
 
-    Raises NotFound, InvalidRequest for more than is left, KeyReused where another call collects
-    another amount, and what a charge raises: InsufficientCredits, LimitExceeded, Unavailable.
+    A call that brings a `key` can be repeated: it collects once, and is answered alike for as long
+    as keys are kept. Raises NotFound, InvalidRequest for more than is left, KeyReused where another
+    call collects another amount, and what a charge raises: InsufficientCredits, LimitExceeded,
+    Unavailable.
     """
     async with ledger.pool.acquire() as conn, conn.transaction():
-        row = await conn.fetchrow(sql("find_uncollected"), account, of, MAX_PARTS)
+        window_ms = ledger.window_ms
+        row = await conn.fetchrow(sql("find_uncollected"), account, of, MAX_PARTS, key, window_ms)
         if row is None:
             raise NotFound(f"nothing of {of!r} of account {account!r} is uncollected")
-        left = row["uncollected"] - row["collected"]
-        wanted = left if amount is None else amount
-        if left <= 0 or wanted > left:
-            raise InvalidRequest.of_field("amount", f"at most {max(left, 0)} is left to collect")
-        if row["parts"] >= MAX_PARTS:
-            raise InvalidRequest.of_field("of", f"was collected in {MAX_PARTS} parts, and no more")
-        key = _key(of, row["opened"], row["parts"] + 1)
+        part, wanted = _part(row, amount)
+        part_key = _key(of, row["opened"], part)
         # First: a charge that nobody can find out about does not happen. The journal has what it
         # took, under this key.
-        await audit.record_as(
-            by,
-            conn,
-            action="debt.collect",
-            subject=f"account:{account}",
-            account=account,
-            after={"of": of, "amount": wanted, "key": key},
-        )
+        if row["again"] is None:
+            await audit.record_as(
+                by,
+                conn,
+                action="debt.collect",
+                subject=f"account:{account}",
+                account=account,
+                after={"of": of, "amount": wanted, "key": part_key},
+            )
     try:
         return await ledger.charge(
             account,
-            key,
+            part_key,
             amount=wanted,
-            metadata={"collects": of},
+            metadata={"collects": of} | ({} if key is None else {"call": key}),
             context=context,
             durability="settled",
         )
     except KeyReused as error:
         raise KeyReused(f"another amount of {of!r} is being collected: look again") from error
+
+
+def _part(row: Any, amount: int | None) -> tuple[int, int]:
+    """The number of the part that is to be charged, and its amount. Raises InvalidRequest."""
+    if row["again"] is not None:
+        if not row["again_recent"]:
+            raise InvalidRequest.of_field("of", "was collected by this call, too long ago to tell")
+        return row["again"], row["again_amount"] if amount is None else amount
+    left = row["uncollected"] - row["collected"]
+    wanted = left if amount is None else amount
+    if left <= 0 or wanted > left:
+        raise InvalidRequest.of_field("amount", f"at most {max(left, 0)} is left to collect")
+    if row["parts"] >= MAX_PARTS:
+        raise InvalidRequest.of_field("of", f"was collected in {MAX_PARTS} parts, and no more")
+    return row["parts"] + 1, wanted
 
 
 def _key(of: str, opened: int, part: int) -> str:

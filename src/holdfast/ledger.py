@@ -58,7 +58,7 @@ class Ledger:
         self._decisions = decisions
         self.shards = decisions.shards
         self.pool = decisions.pool
-        self._window_ms = decisions.window_ms
+        self.window_ms = decisions.window_ms
         self._decide = decisions.decide
         self._read = decisions.read
 
@@ -108,7 +108,7 @@ class Ledger:
             (ttl_seconds or DEFAULT_TTL_S) * 1000,
             member or "",
             fingerprint("hold", sent),
-            self._window_ms,
+            self.window_ms,
             "",
             as_json(metadata),
             key,
@@ -180,7 +180,7 @@ class Ledger:
             "0" if final is False else "1",
             key or "",
             fingerprint("commit", sent),
-            self._window_ms,
+            self.window_ms,
             hold,
         ]
         reply = await self._decide("commit", account, hold, args)
@@ -204,7 +204,7 @@ class Ledger:
             context_text(context),
             key or "",
             print_,
-            self._window_ms,
+            self.window_ms,
             hold,
         ]
         reply = await self._decide("release", account, hold, args)
@@ -247,7 +247,7 @@ class Ledger:
             amount,
             on_shortfall or "reject",
         ]
-        args += [member or "", fingerprint("charge", sent), self._window_ms, "", as_json(metadata)]
+        args += [member or "", fingerprint("charge", sent), self.window_ms, "", as_json(metadata)]
         args += [key] if model is None else [key, model]
         reply = await self._decide("charge", account, key, args, absent_at=7)
         return await self._movement(account, key, "charge", reply, durability)
@@ -274,7 +274,7 @@ class Ledger:
         check(sent, account=account, key=key, of=of)
         print_ = fingerprint("refund", sent)
         args: list[Argument] = [account, context_text(context, metadata), or_empty(amount), print_]
-        args += [self._window_ms, "", as_json(metadata), key, of, int(owed)]
+        args += [self.window_ms, "", as_json(metadata), key, of, int(owed)]
         reply = await self._decide("refund", account, key, args, absent_at=5, target=of)
         return await self._movement(account, key, "refund", reply, durability)
 
@@ -307,7 +307,7 @@ class Ledger:
             priority or 0,
             or_empty(expires_ms),
         ]
-        args += [source or "adjustment", fingerprint("grant", sent), self._window_ms, ""]
+        args += [source or "adjustment", fingerprint("grant", sent), self.window_ms, ""]
         args += [as_json(metadata), key, int(owed)]
         reply = await self._decide("grant", account, key, args, absent_at=8)
         return await self._movement(account, key, "grant", reply, durability)
@@ -340,7 +340,7 @@ class Ledger:
             context_text(context, metadata),
             amount,
             print_,
-            self._window_ms,
+            self.window_ms,
             "",
         ]
         args += [as_json(metadata), key, int(owed), on_shortfall]

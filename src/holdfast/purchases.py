@@ -149,6 +149,15 @@ async def record(
         first_try_s=first_try_s,
     ):
         raise RuntimeError(f"payment {purchase.name} is new, and the outbox had it already")
+    # Who told of it first: the outbox may be the one that applies it.
+    await audit.record_as(
+        caller,
+        conn,
+        action="purchase.record",
+        subject=f"payment:{purchase.name}",
+        account=purchase.account,
+        after=purchase.content,
+    )
     return "applied"
 
 

@@ -38,6 +38,8 @@ def verified(body: bytes, signature: str | None, secret: str) -> Event:
     import stripe  # noqa: PLC0415
 
     try:
+        if signature is not None and not signature.isascii():  # which no digest can be compared to
+            raise SignatureInvalid("the signature is no text of ASCII characters")
         stripe.WebhookSignature.verify_header(body, signature, secret, TOLERANCE_S)
     except (stripe.SignatureVerificationError, UnicodeDecodeError) as error:
         raise SignatureInvalid("the event is not signed with this endpoint's secret") from error

@@ -324,6 +324,27 @@ async def test_what_was_not_paid_is_collected_in_parts_and_never_twice(
     assert '"of": "h1"' in rows[0]["after"]
 
 
+async def test_a_call_that_is_repeated_collects_once(
+    stack: Stack, root: httpx2.AsyncClient, account: str
+) -> None:
+    """Given a call whose answer was lost, If it is repeated when its charge has long settled, I
+    expect the same charge; and none where that was longer ago than keys are kept."""
+    path = await unpaid(stack, root, account)
+    await post(root, f"{path}/grants", "g", amount=100)
+    collect, body = "/v1/admin/debts/collect", {"account": account, "of": "c2"}
+    first = await collecting(stack, post(root, collect, "once", **body, amount=4))
+    for sent in ({"amount": 4}, {}):
+        again = await root.post(collect, json=body | sent, headers={"Idempotency-Key": "once"})
+        assert (again.status_code, again.json()["id"]) == (200, first["id"])
+    assert await left(root, account) == {"h1": (10, 0), "c2": (10, 4)}
+    await stack.pool.execute(
+        "UPDATE record SET made_at = made_at - interval '30 days' WHERE key = $1", first["id"]
+    )
+    late = await root.post(collect, json=body, headers={"Idempotency-Key": "once"})
+    assert (late.status_code, late.json()["code"]) == (422, "invalid_request")
+    assert (await root.get(path)).json()["available"] == 96
+
+
 async def test_many_who_collect_at_once_take_it_once(
     stack: Stack, root: httpx2.AsyncClient, account: str
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from holdfast.cli.arguments import AccountId, amount_option
+from holdfast.cli.arguments import AccountId, Key, amount_option
 from holdfast.cli.holds import show_posting
 from holdfast.cli.output import credits, moment, show_page
 from holdfast.cli.places import After, ApiKey, Json, Limit, Url, service
@@ -72,11 +72,12 @@ def collect(
     amount: Annotated[
         Any, amount_option("--amount", "Not more than this. [all that is left]")
     ] = None,
+    key: Key = None,
     url: Url = None,
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> int:
     """Charge what a hold or charge could not take; never more, over all calls."""
     with service(url, api_key) as connected:
-        done = connected.collect(account, of, amount)
+        done = connected.collect(account, of, amount, key=key)
     return show_posting("collected by", done, as_json)

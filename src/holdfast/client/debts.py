@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.client.call import Call, checked_id, get, given, page_of, query_of
+from holdfast.client.call import Call, checked_id, get, given, new_key, page_of, query_of
 from holdfast.client.results import Debt, Page, Posting, Uncollected
 
 __all__ = ["collect", "debts", "uncollected"]
@@ -24,7 +24,9 @@ def uncollected(
     return get("uncollected", "/v1/admin/debts/uncollected", page_of(Uncollected), query)
 
 
-def collect(account: str, of: str, amount: int | None = None) -> Call[Posting]:
+def collect(
+    account: str, of: str, amount: int | None = None, *, key: str | None = None
+) -> Call[Posting]:
     """Charge `amount` microcredits (default: all that is left) of what `of` could not take.
 
     Never more than that is taken, over all calls. Raises NotFound, InvalidRequest,
@@ -36,5 +38,6 @@ def collect(account: str, of: str, amount: int | None = None) -> Call[Posting]:
         path="/v1/admin/debts/collect",
         account=checked_id("account", account),
         body={"account": account, **given(of=checked_id("of", of), amount=amount)},
+        key=checked_id("key", key) if key is not None else new_key(),
         read=Posting.read,
     )

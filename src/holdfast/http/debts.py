@@ -107,6 +107,7 @@ async def collect(call: Call, body: Collect) -> Answer[MovementAnswer]:
         body.account,
         body.of,
         body.amount,
+        key=call.key,
         by=call.caller(),
         context=call.context(f"collects {body.of}"),
     )

@@ -348,7 +348,7 @@ ROUTES: Final[Sequence[Route]] = (
     ),
     Route(
         *("collect", "POST", "/v1/admin/debts/collect", debts.collect, ADMIN),
-        *(debts.Collect, answers.MovementAnswer),
+        *(debts.Collect, answers.MovementAnswer, "optional"),
         made=True,
         errors=("not_found", *_SPENDING),
     ),
