@@ -23,9 +23,10 @@ async def apply(conn: Connection, fold: Fold) -> None:
     known = [change for change in fold.accounts.values() if change.opened_ms is None]
     if opened:
         await _open(conn, opened)
+    await _settings(conn, fold)  # first: a balance is told of by what is set at the batch's end
     if known:
         await _update(conn, known)
-    await apply_but_balances(conn, fold)
+    await _records_and_members(conn, fold)
     if fold.grants:
         await _check_grants(conn, fold)
     if fold.usage:
@@ -34,6 +35,11 @@ async def apply(conn: Connection, fold: Fold) -> None:
 
 async def apply_but_balances(conn: Connection, fold: Fold) -> None:
     """What a fold says of settings, records, grants and members, and nothing of amounts."""
+    await _settings(conn, fold)
+    await _records_and_members(conn, fold)
+
+
+async def _settings(conn: Connection, fold: Fold) -> None:
     changed = [change for change in fold.accounts.values() if change.settings]
     if changed:
         await conn.execute(
@@ -41,6 +47,9 @@ async def apply_but_balances(conn: Connection, fold: Fold) -> None:
             [change.account for change in changed],
             [_json(change.settings or {}) for change in changed],
         )
+
+
+async def _records_and_members(conn: Connection, fold: Fold) -> None:
     if fold.records:
         await _records(conn, list(fold.records.values()))
     if fold.grants:

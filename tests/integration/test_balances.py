@@ -189,6 +189,15 @@ async def test_a_batch_counts_by_its_end(spender: Spender) -> None:
     assert (await spender.told(), await spender.level()) == (["low"], "low")
 
 
+async def test_a_threshold_counts_for_the_batch_that_sets_it(stack: Stack, name: str) -> None:
+    made = Spender(stack, name)
+    await stack.open(name, grant=1_000)
+    await made.settles()
+    await stack.settings(name, "low_balance", "400")
+    await made.moves(700)
+    assert (await made.told(), await made.level()) == (["low"], "low")
+
+
 async def test_what_did_not_fall_tells_nothing(stack: Stack, name: str) -> None:
     """An account that is opened without funds, gets some, and is given a threshold above them."""
     made = Spender(stack, name)
