@@ -16,7 +16,7 @@ from holdfast import scripts
 from holdfast.client import AsyncClient
 from settlement.failpoints import VETTING_POINTS
 from tests.faults.catalogue import Figures, Row, Run
-from tests.faults.crew import one_of_each, stopped, until_claims, until_rows
+from tests.faults.crew import ends, one_of_each, stopped, until_claims, until_rows
 from tests.faults.keepsake import Keepsake
 from tests.faults.place import Place, Program, service
 from tests.faults.under_load import Background, under_load, vetted_anew
@@ -90,14 +90,15 @@ async def _run(run: Run) -> Figures:
 
 
 async def _keep_aof(run: Run, place: Place, client: AsyncClient) -> None:
-    """Copy the append-only file; returns when every shard has settled more since."""
+    """Copy the append-only file; returns when every shard has settled more than is in the copy,
+    which has entries that had not settled yet. Else it would be adopted."""
     place.redis.keep_aof(run.directory / "older")
-    kept = await place.shard_rows()
+    kept = await ends(place)
     for name in one_of_each(_SHARDS):
         await client.put_account(name)
     await until_rows(
         place,
-        lambda rows: all(row["mark"] > kept[row["id"]]["mark"] for row in rows),
+        lambda rows: all(row["mark"] > kept[row["id"]][0] for row in rows),
         "every shard has settled more than is in the copy",
     )
 
