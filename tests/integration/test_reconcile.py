@@ -131,6 +131,7 @@ async def test_what_moves_is_compared_all_the_same(stack: Stack) -> None:
     names = [f"account-{number}" for number in range(20)]
     for name in names:
         await live(stack, name)
+    await stack.settle()  # an account that Postgres has not heard of is not counted yet
 
     async def spend() -> None:
         place = 0
