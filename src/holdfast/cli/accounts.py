@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -22,6 +21,7 @@ from holdfast.cli.arguments import (
     Plan,
     given,
 )
+from holdfast.cli.documents import utc
 from holdfast.cli.output import (
     DONE,
     USAGE,
@@ -29,7 +29,6 @@ from holdfast.cli.output import (
     confirm,
     credits,
     facts,
-    moment,
     note,
     show,
     show_json,
@@ -109,7 +108,7 @@ def _show_account(found: Account, as_json: bool) -> int:
     show(facts(pairs))
     if found.grants:
         rows = [
-            (g["id"], credits(g["remaining"]), g["priority"], _utc(g["expires_at"]))
+            (g["id"], credits(g["remaining"]), g["priority"], utc(g["expires_at"]))
             for g in found.grants
         ]
         show(
@@ -121,10 +120,6 @@ def _show_account(found: Account, as_json: bool) -> int:
     if found.stale:
         note("as stored: something is due that could not be expired now")
     return DONE
-
-
-def _utc(text: str) -> str:
-    return moment(datetime.fromisoformat(text))
 
 
 @account.command("open")

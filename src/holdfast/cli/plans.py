@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import date, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from datetime import date
+from typing import Annotated, Any, Literal
 
 import typer
 
 from holdfast.cli.arguments import AccountId, amount_option, parse_models
+from holdfast.cli.documents import Document, ask, show_documents, utc
 from holdfast.cli.output import (
     DONE,
     confirm,
     credits,
     facts,
-    moment,
-    more,
     note,
     show,
     show_json,
-    table,
 )
 from holdfast.cli.places import After, ApiKey, Json, Limit, Url, Yes, service
-
-if TYPE_CHECKING:
-    from holdfast.client import Client
 
 plan = typer.Typer(help="Plans: limits, and credits by period.", no_args_is_help=True)
 allowance = typer.Typer(
@@ -33,28 +27,6 @@ allowance = typer.Typer(
 
 PlanName = Annotated[str, typer.Argument(metavar="PLAN")]
 _AMOUNTS = ("credits_per_period", "rollover_cap", "max_hold", "daily_limit", "monthly_limit")
-
-Document = dict[str, Any]
-
-
-def _ask(
-    connected: Client,
-    method: str,
-    path: str,
-    *,
-    query: Mapping[str, str] | None = None,
-    body: Document | None = None,
-) -> Document:
-    """The document that one call answers."""
-    from holdfast.client.call import Call  # noqa: PLC0415
-
-    def read(document: Document, **_: Any) -> Document:
-        return document
-
-    call: Call[Document] = Call(
-        op="plan", method=method, path=path, read=read, query=query or {}, body=body
-    )
-    return connected.send(call)
 
 
 def _page(after: str | None, limit: int) -> dict[str, str]:
@@ -128,7 +100,7 @@ def put_plan(
         "paid": paid,
     }
     with service(url, api_key) as connected:
-        return _show_plan(_ask(connected, "PUT", _plan_path(name), body=body), as_json)
+        return _show_plan(ask(connected, "plan", "PUT", _plan_path(name), body=body), as_json)
 
 
 @plan.command("show")
@@ -137,7 +109,7 @@ def show_plan(
 ) -> int:
     """A plan as it is defined."""
     with service(url, api_key) as connected:
-        return _show_plan(_ask(connected, "GET", _plan_path(name)), as_json)
+        return _show_plan(ask(connected, "plan", "GET", _plan_path(name)), as_json)
 
 
 @plan.command("list")
@@ -150,18 +122,16 @@ def list_plans(
 ) -> int:
     """All plans by name."""
     with service(url, api_key) as connected:
-        page = _ask(connected, "GET", "/v1/admin/plans", query=_page(after, limit))
-    if as_json:
-        show_json(page)
-        return DONE
-    rows = [
-        (each["name"], *(credits(each[name]) for name in _AMOUNTS), each["period"])
-        for each in page["data"]
-    ]
+        page = ask(connected, "plan", "GET", "/v1/admin/plans", query=_page(after, limit))
     columns = ("plan", "credits", "rollover cap", "max hold", "a day", "a month", "period")
-    show(table(columns, rows, numbers=set(columns[1:-1]), folds={"plan"}))
-    more(page["next"])
-    return DONE
+    return show_documents(
+        page,
+        columns,
+        lambda each: (each["name"], *(credits(each[name]) for name in _AMOUNTS), each["period"]),
+        numbers=set(columns[1:-1]),
+        folds={"plan"},
+        as_json=as_json,
+    )
 
 
 def _show_plan(found: Document, as_json: bool) -> int:
@@ -173,12 +143,8 @@ def _show_plan(found: Document, as_json: bool) -> int:
     pairs |= {"max open holds": found["max_open_holds"], "period": found["period"]}
     pairs["models"] = ", ".join(found["models"]) if found["models"] else None
     pairs |= {"paid": "yes" if found["paid"] else "no"}
-    show(facts(pairs | {"changed": _utc(found["updated_at"])}))
+    show(facts(pairs | {"changed": utc(found["updated_at"])}))
     return DONE
-
-
-def _utc(text: str | None) -> str:
-    return "" if text is None else moment(datetime.fromisoformat(text))
 
 
 # ── allowance ────────────────────────────────────────────────────────────────────────────────────
@@ -212,7 +178,9 @@ def set_allowance(
     """Assign a plan that gives credits, and let them begin with the period under way."""
     body = {"plan": plan_name} | ({} if anchor is None else {"anchor": anchor})
     with service(url, api_key) as connected:
-        return _show_allowance(_ask(connected, "PUT", _allowance_path(account), body=body), as_json)
+        return _show_allowance(
+            ask(connected, "allowance", "PUT", _allowance_path(account), body=body), as_json
+        )
 
 
 @allowance.command("stop")
@@ -228,7 +196,9 @@ def stop_allowance(
     if not yes:
         confirm(f"Stop the allowance of {account}?")
     with service(url, api_key) as connected:
-        return _show_allowance(_ask(connected, "DELETE", _allowance_path(account)), as_json)
+        return _show_allowance(
+            ask(connected, "allowance", "DELETE", _allowance_path(account)), as_json
+        )
 
 
 @allowance.command("show")
@@ -237,7 +207,7 @@ def show_allowance(
 ) -> int:
     """What an account is given by period, and when next."""
     with service(url, api_key) as connected:
-        found = _ask(connected, "GET", _allowance_path(account), query=_page(None, 1))
+        found = ask(connected, "allowance", "GET", _allowance_path(account), query=_page(None, 1))
     found.pop("history")
     return _show_allowance(found, as_json)
 
@@ -255,22 +225,19 @@ def show_history(
     """The periods of an account, newest first: what each gave, and what was carried into it."""
     with service(url, api_key) as connected:
         query = _page(after, limit)
-        page = _ask(connected, "GET", _allowance_path(account), query=query)["history"]
-    if as_json:
-        show_json(page)
-        return DONE
-    rows = [
-        (
+        page = ask(connected, "allowance", "GET", _allowance_path(account), query=query)["history"]
+    return show_documents(
+        page,
+        ("from", "until", "plan", "granted", "rolled over", "state"),
+        lambda each: (
             *(each["period_start"], each["period_end"], each["plan"], credits(each["granted"])),
             "waits" if each["rolled_over"] is None else credits(each["rolled_over"]),
             "missed" if each["missed"] else each["state"],
-        )
-        for each in page["data"]
-    ]
-    columns = ("from", "until", "plan", "granted", "rolled over", "state")
-    show(table(columns, rows, numbers={"granted", "rolled over"}, folds={"plan"}))
-    more(page["next"])
-    return DONE
+        ),
+        numbers={"granted", "rolled over"},
+        folds={"plan"},
+        as_json=as_json,
+    )
 
 
 @allowance.command("list")
@@ -283,21 +250,18 @@ def list_allowances(
 ) -> int:
     """All allowances by account, stopped ones too."""
     with service(url, api_key) as connected:
-        page = _ask(connected, "GET", "/v1/admin/allowances", query=_page(after, limit))
-    if as_json:
-        show_json(page)
-        return DONE
-    rows = [
-        (
+        page = ask(connected, "allowance", "GET", "/v1/admin/allowances", query=_page(after, limit))
+    return show_documents(
+        page,
+        ("account", "plan", "credits", "period", "next"),
+        lambda each: (
             *(each["account"], each["plan"], credits(each["credits_per_period"]), each["period"]),
             "stopped" if each["stopped_at"] else each["next_at"],
-        )
-        for each in page["data"]
-    ]
-    columns = ("account", "plan", "credits", "period", "next")
-    show(table(columns, rows, numbers={"credits"}, folds={"account", "plan"}))
-    more(page["next"])
-    return DONE
+        ),
+        numbers={"credits"},
+        folds={"account", "plan"},
+        as_json=as_json,
+    )
 
 
 def _show_allowance(found: Document, as_json: bool) -> int:
@@ -308,7 +272,7 @@ def _show_allowance(found: Document, as_json: bool) -> int:
     pairs |= {"credits": credits(found["credits_per_period"]), "period": found["period"]}
     pairs |= {"rollover cap": credits(found["rollover_cap"]), "anchor": found["anchor"]}
     pairs |= {"next": None if found["stopped_at"] else found["next_at"]}
-    pairs |= {"started": _utc(found["started_at"]), "stopped": _utc(found["stopped_at"])}
+    pairs |= {"started": utc(found["started_at"]), "stopped": utc(found["stopped_at"])}
     show(facts(pairs))
     if found["credits_per_period"] is None and not found["stopped_at"]:
         note("its plan gives no credits any more: it ends with this period")

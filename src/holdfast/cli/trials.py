@@ -2,52 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from holdfast.cli.arguments import AccountId, Amount, Expiry
+from holdfast.cli.documents import Document, ask, show_documents, utc
 from holdfast.cli.output import (
     DONE,
     confirm,
     credits,
     facts,
-    moment,
-    more,
     show,
     show_json,
-    table,
 )
 from holdfast.cli.places import After, ApiKey, Json, Limit, Url, Yes, service
 
-if TYPE_CHECKING:
-    from holdfast.client import Client
-
 trial = typer.Typer(help="Trials: accounts that pay nothing, up to a limit.", no_args_is_help=True)
-
-Document = dict[str, Any]
-
-
-def _ask(
-    connected: Client,
-    method: str,
-    path: str,
-    *,
-    query: Mapping[str, str] | None = None,
-    body: Document | None = None,
-) -> Document:
-    """The document that one call answers."""
-    from holdfast.client.call import Call  # noqa: PLC0415
-
-    def read(document: Document, **_: Any) -> Document:
-        return document
-
-    call: Call[Document] = Call(
-        op="trial", method=method, path=path, read=read, query=query or {}, body=body
-    )
-    return connected.send(call)
 
 
 def _path(account: str) -> str:
@@ -71,7 +42,7 @@ def start_trial(
     if expires_at is not None:
         body["expires_at"] = expires_at.isoformat()
     with service(url, api_key) as connected:
-        return _show(_ask(connected, "PUT", _path(account), body=body), as_json)
+        return _show(ask(connected, "trial", "PUT", _path(account), body=body), as_json)
 
 
 @trial.command("show")
@@ -80,7 +51,7 @@ def show_trial(
 ) -> int:
     """The trial of an account, also one that is over."""
     with service(url, api_key) as connected:
-        return _show(_ask(connected, "GET", _path(account)), as_json)
+        return _show(ask(connected, "trial", "GET", _path(account)), as_json)
 
 
 @trial.command("end")
@@ -98,7 +69,7 @@ def end_trial(
         confirm(f"End the trial of {account}?")
     query = {} if reason is None else {"reason": reason}
     with service(url, api_key) as connected:
-        return _show(_ask(connected, "DELETE", _path(account), query=query), as_json)
+        return _show(ask(connected, "trial", "DELETE", _path(account), query=query), as_json)
 
 
 @trial.command("list")
@@ -118,21 +89,18 @@ def list_trials(
 
     query = query_of(state=state, after=after, limit=limit)
     with service(url, api_key) as connected:
-        page = _ask(connected, "GET", "/v1/admin/trials", query=query)
-    if as_json:
-        show_json(page)
-        return DONE
-    rows = [
-        (
+        page = ask(connected, "trial", "GET", "/v1/admin/trials", query=query)
+    return show_documents(
+        page,
+        ("account", "limit", "state", "since", "why"),
+        lambda each: (
             *(each["account"], credits(each["spending_limit"]), each["state"]),
-            *(_utc(each["ended_at"] or each["started_at"]), _why(each)),
-        )
-        for each in page["data"]
-    ]
-    columns = ("account", "limit", "state", "since", "why")
-    show(table(columns, rows, numbers={"limit"}, folds={"account", "why"}))
-    more(page["next"])
-    return DONE
+            *(utc(each["ended_at"] or each["started_at"]), _why(each)),
+        ),
+        numbers={"limit"},
+        folds={"account", "why"},
+        as_json=as_json,
+    )
 
 
 def _show(found: Document, as_json: bool) -> int:
@@ -141,15 +109,11 @@ def _show(found: Document, as_json: bool) -> int:
         return DONE
     pairs: Document = {"account": found["account"], "state": found["state"]}
     pairs |= {"spending limit": credits(found["spending_limit"]), "grant": found["granted"]}
-    pairs |= {"expires": _utc(found["expires_at"]), "started": _utc(found["started_at"])}
-    pairs |= {"ended": _utc(found["ended_at"]), "by": found["ended_by"], "why": _why(found)}
+    pairs |= {"expires": utc(found["expires_at"]), "started": utc(found["started_at"])}
+    pairs |= {"ended": utc(found["ended_at"]), "by": found["ended_by"], "why": _why(found)}
     show(facts(pairs))
     return DONE
 
 
 def _why(found: Document) -> str:
     return ", ".join(found["signs"]) or found["reason"] or ""
-
-
-def _utc(text: str | None) -> str:
-    return "" if text is None else moment(datetime.fromisoformat(text))
