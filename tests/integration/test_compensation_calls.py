@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shlex
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import redirect_stdout
 from itertools import count
@@ -18,15 +17,14 @@ from unittest import mock
 import httpx2
 import pytest
 import pytest_asyncio
-import uvicorn
 
 from holdfast import api_keys, cli, config, doctor
 from holdfast.embedded import Postgres, Valkey
-from holdfast.http.app import build_app
 from holdfast.ledger import Ledger, open_ledger
 from holdfast.postgres import Pool
 from settlement.outbox import Outbox
 from settlement.worker import SettleLoop
+from tests.api import serving
 from tests.commands import environment
 from tests.owed import given, owe
 from tests.sources import ROOT
@@ -79,17 +77,8 @@ async def account(stack: Stack, ledger: Ledger) -> str:
 
 @module_fixture
 async def url(stack: Stack) -> AsyncIterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        options = uvicorn.Config(build_app(stack.config), log_level="warning", access_log=False)
-        server = uvicorn.Server(options)
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        async with asyncio.timeout(20), httpx2.AsyncClient(base_url=url) as client:
-            while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+    async with serving(stack) as url:
         yield url
-        server.should_exit = True
-        await serving
 
 
 async def login(stack: Stack, url: str, *scopes: str, accounts: str | None = None) -> Any:

@@ -1,22 +1,19 @@
 """Endpoints and deliveries over HTTP, as an operator's program uses them."""
 
-import asyncio
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx2
 import pytest
 import pytest_asyncio
-import uvicorn
 from jsonschema import Draft202012Validator
 
 from holdfast import api_keys
 from holdfast.embedded import Postgres, Valkey
 from holdfast.http import openapi
-from holdfast.http.app import build_app
 from holdfast.http.routes import ROUTES
 from settlement.deliveries import Deliveries
+from tests.api import serving
 from tests.receivers import Receiver
 from tests.stack import Stack
 from tests.vetted import running, until
@@ -39,11 +36,7 @@ async def stack(valkey_server: Valkey, postgres_server: Postgres) -> AsyncIterat
 async def login(stack: Stack) -> AsyncIterator[Login]:
     """Makes a client with a new API key."""
     clients: list[httpx2.AsyncClient] = []
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        options = uvicorn.Config(build_app(stack.config), log_level="warning", access_log=False)
-        server = uvicorn.Server(options)
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    async with serving(stack) as url:
 
         async def login(*scopes: str, accounts: str | None = None) -> httpx2.AsyncClient:
             _, token = await api_keys.create(stack.pool, "test", scopes, accounts)
@@ -51,13 +44,9 @@ async def login(stack: Stack) -> AsyncIterator[Login]:
             clients.append(httpx2.AsyncClient(base_url=url, headers=headers, timeout=20))
             return clients[-1]
 
-        while not server.started:  # noqa: ASYNC110 - uvicorn tells nobody
-            await asyncio.sleep(0.01)
         yield login
         for client in clients:
             await client.aclose()
-        server.should_exit = True
-        await serving
 
 
 @module_fixture

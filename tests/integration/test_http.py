@@ -1,8 +1,6 @@
 """The API over a real socket and real stores: what the scenarios of the ledger do not look at."""
 
-import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator, Callable
 from itertools import count
 from typing import Any
@@ -10,12 +8,11 @@ from typing import Any
 import httpx2
 import pytest
 import pytest_asyncio
-import uvicorn
 
 from holdfast import api_keys
 from holdfast.embedded import Postgres, Valkey
-from holdfast.http.app import build_app
 from holdfast.http.problems import CODES
+from tests.api import serving
 from tests.stack import Stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -33,17 +30,8 @@ async def stack(valkey_server: Valkey, postgres_server: Postgres) -> AsyncIterat
 @module_fixture
 async def url(stack: Stack) -> AsyncIterator[str]:
     """The API on a free port, served by uvicorn as in production."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        options = uvicorn.Config(build_app(stack.config), log_level="warning", access_log=False)
-        server = uvicorn.Server(options)
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        async with asyncio.timeout(20), httpx2.AsyncClient(base_url=url) as client:
-            while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+    async with serving(stack) as url:
         yield url
-        server.should_exit = True
-        await serving
 
 
 Login = Callable[..., Any]

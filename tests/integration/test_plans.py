@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import io
 import json
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from itertools import count
@@ -13,18 +12,17 @@ from typing import Any
 import httpx2
 import pytest
 import pytest_asyncio
-import uvicorn
 
 from holdfast import api_keys, cli, plans
 from holdfast.audit import SYSTEM
 from holdfast.embedded import Postgres, Valkey
 from holdfast.errors import StoreUnavailable
-from holdfast.http.app import build_app
 from holdfast.ledger import Ledger, open_ledger
 from holdfast.model import Account, Context
 from holdfast.plans import Definition
 from settlement.allowances import Allowances
 from settlement.plans import PlanFollower
+from tests.api import serving
 from tests.stack import Stack
 from tests.vetted import settle_all
 
@@ -71,20 +69,11 @@ async def service(valkey_server: Valkey, postgres_server: Postgres) -> AsyncIter
     async with Stack(valkey_server.url, postgres_server.url, shards=2) as stack:
         _, token = await api_keys.create(stack.pool, "test", api_keys.SCOPES)
         ledger = await open_ledger(stack.config)
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            options = uvicorn.Config(build_app(stack.config), log_level="warning", access_log=False)
-            server = uvicorn.Server(options)
-            serving = asyncio.create_task(server.serve(sockets=[listener]))
-            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        async with serving(stack) as url:
             headers = {"Authorization": f"Bearer {token}"}
             async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=20) as client:
-                async with asyncio.timeout(20):
-                    while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110
-                        await asyncio.sleep(0.02)
                 follower = PlanFollower(stack.state, ledger)
                 yield Service(stack, ledger, follower, url, token, client)
-            server.should_exit = True
-            await serving
         await ledger.close()
 
 
